@@ -1,0 +1,1 @@
+"""Quantizers: pure tensors, trainable, one result type."""

@@ -1,0 +1,122 @@
+"""Nearest codebook entry, exactly: the same answer whatever the batch, the chunk, the device or TF32.
+
+One matrix product gives every score x·c − ½|c|², whose largest entry is the nearest in Euclidean distance.
+Float32 products of different shapes round differently, so a frame that lies almost half-way between two entries
+could change its code with the size of the batch. The product's error is bounded (Higham, Accuracy and Stability
+of Numerical Algorithms, 2002, section 3.5), so the few rows whose two best scores are closer than that bound are
+decided again in float64. No score matrix larger than a byte budget is ever held.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_FOLDS = 32  # the score row is searched in this many slices: two short maxima beat one long arg-max by 1.2
+_CPU_BYTES = 16 << 20  # stays near the cache
+_GPU_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class SearchTable:
+    """A codebook made ready for `nearest`: [V, D] entries, padded to whole folds, with their half squared norms."""
+
+    entries: Tensor  # [V, D] float32
+    padded: Tensor  # [P, D], P >= V
+    half_norms: Tensor  # [P]; infinite in the padding, so that it never wins
+    largest: float  # largest |c|
+
+    @classmethod
+    def of(cls, codebook: Tensor) -> "SearchTable":
+        """Prepares a codebook [V, D] of any float type."""
+        with torch.no_grad():
+            entries = codebook.detach().float().contiguous()
+            size, width = entries.shape
+            folds = _FOLDS if size >= 4 * _FOLDS else 1
+            padded = entries.new_zeros(-(-size // folds) * folds, width)
+            padded[:size] = entries
+            half_norms = padded.square().sum(1).mul_(0.5)
+            largest = float(half_norms.amax().mul(2).sqrt()) if size else 0.0
+            half_norms[size:] = torch.inf
+            return cls(entries, padded, half_norms, largest)
+
+
+def nearest(x: Tensor, table: SearchTable, *, max_bytes: int | None = None) -> Tensor:
+    """Index of the codebook entry nearest to each row; the lowest one on a tie.
+
+    Args:
+        x: [N, D] vectors of any float type, on the table's device.
+        table: the codebook, from `SearchTable.of`.
+        max_bytes: largest score matrix to hold; default 16 MiB on CPU, 256 MiB elsewhere.
+
+    Returns:
+        [N] int64 indices.
+
+    Example:
+        >>> book = SearchTable.of(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+        >>> nearest(torch.tensor([[0.2, 0.1], [0.9, 0.8]]), book)
+        tensor([0, 1])
+    """
+    budget = max_bytes or (_CPU_BYTES if x.device.type == "cpu" else _GPU_BYTES)
+    rows = max(1, budget // (4 * len(table.padded)))
+    found = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        buffer = table.padded.new_empty(min(rows, len(x)), len(table.padded))
+        for start in range(0, len(x), rows):
+            piece = x[start : start + rows]
+            found[start : start + rows] = _nearest_piece(piece, table, buffer[: len(piece)])
+    return found
+
+
+def _nearest_piece(x: Tensor, table: SearchTable, buffer: Tensor) -> Tensor:
+    size, width = table.entries.shape
+    folds = _FOLDS if size >= 4 * _FOLDS else 1
+    x32 = x.float()
+    scores = torch.addmm(table.half_norms, x32, table.padded.t(), beta=-1, out=buffer)
+    folded = scores.view(len(x), folds, -1)  # [N, folds, columns]
+    # Best column over all folds, then best fold within it; what is left in both gives the second best score.
+    columns = folded.amax(1)
+    best, column = columns.max(1, keepdim=True)
+    within = folded.gather(2, column[:, None].expand(-1, folds, 1))[:, :, 0]
+    fold = within.max(1, keepdim=True).indices
+    columns.scatter_(1, column, -torch.inf)
+    within.scatter_(1, fold, -torch.inf)
+    second = torch.maximum(columns.amax(1), within.amax(1))
+    found = (fold * folded.shape[2] + column)[:, 0]
+
+    norms = torch.linalg.vector_norm(x32, dim=1)
+    bound = (width + 4) * _unit_roundoff(x.device) * table.largest * (norms + table.largest)
+    unsure = (best[:, 0] - second <= 2 * bound).nonzero()[:, 0]
+    if len(unsure):
+        found[unsure] = _nearest_exact(x[unsure], table)
+    return found
+
+
+def _nearest_exact(x: Tensor, table: SearchTable) -> Tensor:
+    """Float64 search of a few rows; scores equal to within 1e-13 are a tie, and the lowest index wins it."""
+    if x.device.type == "mps":  # has no float64
+        return _nearest_exact(x.cpu(), _to_cpu(table)).to(x.device)
+    entries = table.entries.double()
+    half_norms = entries.square().sum(1).mul_(0.5)
+    order = torch.arange(len(entries), device=x.device)
+    found = []
+    for piece in x.double().split(max(1, _CPU_BYTES // (8 * len(entries)))):
+        scores = piece @ entries.t() - half_norms
+        best = scores.amax(1, keepdim=True)
+        tie = 1e-13 * table.largest * (piece.norm(dim=1, keepdim=True) + table.largest)
+        found.append(torch.where(scores >= best - tie, order, len(entries)).amin(1))
+    return torch.cat(found)
+
+
+def _to_cpu(table: SearchTable) -> SearchTable:
+    return SearchTable(table.entries.cpu(), table.padded.cpu(), table.half_norms.cpu(), table.largest)
+
+
+def _unit_roundoff(device: torch.device) -> float:
+    """Unit roundoff of the operands of a float32 matrix product under PyTorch's present precision setting."""
+    precision = torch.get_float32_matmul_precision()
+    if precision == "highest":
+        return 2.0**-24
+    if device.type == "cuda":
+        return 2.0**-11  # TensorFloat-32, or three bfloat16 products
+    return 2.0**-9 if precision == "medium" else 2.0**-24  # oneDNN may use bfloat16 for "medium"
