@@ -1,1 +1,37 @@
-"""audiotok: audio to discrete tokens and back, with one interface over many tokenizers."""
+"""audiotok: audio to discrete tokens and back, with one interface over many tokenizers.
+
+import audiotok
+tok = audiotok.load()                      # the offline default; or load("a-name"), load("user/repo"), ...
+codes = tok.encode_file("speech.flac")     # Codes: tokens [B, K, F], lengths, num_samples
+wav = tok.decode(codes)                    # [B, C, T], exactly as long as what went in
+"""
+
+from importlib.metadata import version
+
+from . import audio, errors
+from .catalog import Entry
+from .codes import Codes
+from .fit import FitReport, fit_kmeans
+from .hub import DEFAULT, load
+from .registry import describe, list_tokenizers, register, register_family
+from .spec import Spec
+from .tokenizer import Tokenizer
+
+__version__ = version("audiotok")
+
+__all__ = [
+    "DEFAULT",
+    "Codes",
+    "Entry",
+    "FitReport",
+    "Spec",
+    "Tokenizer",
+    "audio",
+    "describe",
+    "errors",
+    "fit_kmeans",
+    "list_tokenizers",
+    "load",
+    "register",
+    "register_family",
+]

@@ -1,10 +1,10 @@
 """Nearest codebook entry, exactly: the same answer whatever the batch, the chunk, the device or TF32.
 
 One matrix product gives every score x·c − ½|c|², whose largest entry is the nearest in Euclidean distance.
-Float32 products of different shapes round differently, so a frame that lies almost half-way between two entries
-could change its code with the size of the batch. The product's error is bounded (Higham, Accuracy and Stability
-of Numerical Algorithms, 2002, section 3.5), so the few rows whose two best scores are closer than that bound are
-decided again in float64. No score matrix larger than a byte budget is ever held.
+Float32 products of different shapes round differently, so a frame that lies almost half-way between two
+entries could change its code with the size of the batch. The product's error is bounded (Higham, Accuracy and
+Stability of Numerical Algorithms, 2002, section 3.5), so the few rows whose two best scores are closer than
+that bound are decided again in float64. No score matrix larger than a byte budget is ever held.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,9 @@
+"""Every built-in tokenizer as data. Importing this loads no model code."""
+
+from .entry import Entry, Taxonomy
+from .logmel import LOGMEL
+
+#: All built-in entries, by name.
+ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (*LOGMEL,)}
+
+__all__ = ["ENTRIES", "Entry", "Taxonomy"]

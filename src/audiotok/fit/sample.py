@@ -1,0 +1,72 @@
+"""A uniform sample of a stream of frames, in bounded memory, that does not depend on the order of the stream."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+
+class FrameSample:
+    """Keeps `size` frames drawn uniformly without replacement from all frames seen.
+
+    Each frame gets a random key from the seed, its file's number and its place in the file, and the frames with
+    the smallest keys stay ("bottom-k sampling", Cohen and Kaplan 2007). Unlike Vitter's reservoir, the sample is
+    the same in whatever order the files come.
+
+    Args:
+        size: frames to keep, at least 1.
+        dim: D of a frame.
+        seed: of the keys.
+
+    Example:
+        >>> sample = FrameSample(2, dim=1, seed=0)
+        >>> sample.add(torch.arange(5.0)[:, None], file=0)
+        >>> sample.seen, len(sample.frames())
+        (5, 2)
+    """
+
+    def __init__(self, size: int, dim: int, seed: int) -> None:
+        if size < 1:
+            raise InputError(f"a sample of {size} frames holds nothing: raise max_frames or max_bytes")
+        self.size, self.seed, self.seen = size, seed, 0
+        self._capacity = size + max(4096, size // 4)
+        self._frames = np.empty((0, dim), np.float32)
+        self._keys = np.empty(0)
+        self._held = 0
+        self._limit = 1.0  # no key above it can be among the smallest any more
+
+    def add(self, frames: Tensor, *, file: int) -> None:
+        """Offers all frames [N, D] of file number `file`."""
+        keys = np.random.default_rng([self.seed, file]).random(len(frames))
+        self.seen += len(frames)
+        chosen = np.flatnonzero(keys <= self._limit)
+        rows = frames.detach().float().cpu().numpy()
+        for part in np.array_split(chosen, -(-len(chosen) // 4096) or 1):
+            self._append(rows[part], keys[part])
+
+    def frames(self) -> Tensor:
+        """[min(size, seen), D] float32, in the order of their keys."""
+        self._cut()
+        order = np.argsort(self._keys[: self._held], kind="stable")
+        return torch.from_numpy(self._frames[: self._held][order])
+
+    def _append(self, rows: npt.NDArray[np.float32], keys: npt.NDArray[np.float64]) -> None:
+        if self._held + len(rows) > self._capacity:
+            self._cut()
+        needed = self._held + len(rows)
+        if needed > len(self._keys):  # grows by doubling, up to the capacity
+            length = min(self._capacity, max(needed, 2 * len(self._keys)))
+            self._frames = np.resize(self._frames, (length, self._frames.shape[1]))
+            self._keys = np.resize(self._keys, length)
+        self._frames[self._held : needed], self._keys[self._held : needed] = rows, keys
+        self._held = needed
+
+    def _cut(self) -> None:
+        """Keeps the `size` smallest keys."""
+        if self._held <= self.size:
+            return
+        keep = np.argpartition(self._keys[: self._held], self.size - 1)[: self.size]
+        self._frames[: self.size], self._keys[: self.size] = self._frames[keep], self._keys[keep]
+        self._held, self._limit = self.size, float(self._keys[: self.size].max())

@@ -1,0 +1,1 @@
+"""Features of speech and the tokenizers over them."""

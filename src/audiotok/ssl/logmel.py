@@ -1,0 +1,157 @@
+"""Log-mel frames of a waveform, and a waveform from log-mel frames (Griffin and Lim)."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """Natural logarithm of mel band magnitudes; frame f is centred on samples f·hop to (f+1)·hop.
+
+    The signal is zero beyond both ends, so a row padded with zeros has the same frames as the row alone. All
+    arithmetic is in float64 (where the device has it) and rounded to float32 at the end: a frame then does not
+    depend on the batch, the piece or the device in which it was computed.
+
+    Attributes:
+        sample_rate: in Hz.
+        n_fft: window length in samples (periodic Hann), at least hop_length.
+        hop_length: samples per frame.
+        n_mels: bands, spaced evenly on the mel scale of O'Shaughnessy (1987), m = 2595 log10(1 + f / 700).
+        f_min, f_max: edges of the bands in Hz; f_max 0 means half the sample rate.
+        floor: magnitudes below are raised to it.
+
+    Example:
+        >>> LogMel()(torch.zeros(1, 3200)).shape
+        torch.Size([1, 80, 10])
+    """
+
+    sample_rate: int = 16000
+    n_fft: int = 1024
+    hop_length: int = 320
+    n_mels: int = 80
+    f_min: float = 0.0
+    f_max: float = 0.0
+    floor: float = 1e-5
+
+    def __post_init__(self) -> None:
+        top = self.f_max or self.sample_rate / 2
+        if not 1 <= self.hop_length <= self.n_fft <= 2**16:
+            raise InputError(f"wanted 1 <= hop_length <= n_fft <= 65536, not {self.hop_length} and {self.n_fft}")
+        if not 0 <= self.f_min < top <= self.sample_rate / 2:
+            raise InputError(f"wanted 0 <= f_min < f_max <= {self.sample_rate / 2:g} Hz, not {self.f_min:g}, {top:g}")
+        if not 1 <= self.n_mels <= self.n_fft // 2 or not 0 < self.floor < 1:
+            raise InputError(f"n_mels must lie in 1..{self.n_fft // 2} and floor in 0..1")
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Samples before and after a frame's own hop that it depends on."""
+        left = (self.n_fft - self.hop_length) // 2
+        return left, self.n_fft - self.hop_length - left
+
+    def __call__(self, wav: Tensor) -> Tensor:
+        """[B, n_mels, ceil(T / hop)] float32 of wav [B, T]."""
+        frames = -(-wav.shape[-1] // self.hop_length)
+        left, _ = self.reach
+        right = (frames - 1) * self.hop_length + self.n_fft - left - wav.shape[-1]
+        exact = wav.to(_precise(wav.device))
+        spectrum = self._spectrum(functional.pad(exact, (left, right)))
+        bands = _mel_bands(self, wav.device) @ spectrum.abs()
+        return bands.clamp_(min=self.floor).log_().float()
+
+    def invert(self, logmel: Tensor, *, iterations: int = 32, momentum: float = 0.99) -> Tensor:
+        """A waveform with about these log-mel frames: least-squares magnitudes, then phases by the fast algorithm of
+        Griffin and Lim (Perraudin, Balazs and Søndergaard 2013) from zero phases. Nothing is random, and each
+        iteration carries a frame's influence `invert_reach` frames further, so pieces with enough overlap give
+        what the whole gives.
+
+        Args:
+            logmel: [B, n_mels, F].
+            iterations: of phase estimation.
+            momentum: 0 is the algorithm of Griffin and Lim (1984).
+
+        Returns:
+            wav [B, F·hop] float32.
+        """
+        magnitude = self._magnitude(logmel)
+        spectrum = magnitude.to(torch.complex64)
+        previous = torch.zeros_like(spectrum)
+        for _ in range(iterations):
+            rebuilt = self._spectrum(self._overlap_add(spectrum))
+            spectrum = rebuilt + momentum * (rebuilt - previous)
+            spectrum = magnitude * (spectrum / spectrum.abs().clamp(min=1e-12))
+            previous = rebuilt
+        left, _ = self.reach
+        wav = self._overlap_add(spectrum)
+        return wav[:, left : left + logmel.shape[2] * self.hop_length]
+
+    @property
+    def invert_reach(self) -> int:
+        """Frames on each side that a frame of `invert` depends on, per iteration."""
+        return -(-self.n_fft // self.hop_length)
+
+    def _spectrum(self, padded: Tensor) -> Tensor:
+        window = _window(self.n_fft, padded.dtype, padded.device)
+        return torch.stft(padded, self.n_fft, self.hop_length, window=window, center=False, return_complex=True)
+
+    def _overlap_add(self, spectrum: Tensor) -> Tensor:
+        """Least-squares inverse of `_spectrum` (Griffin and Lim 1984, equation 6)."""
+        frames = torch.fft.irfft(spectrum, n=self.n_fft, dim=1)
+        window = _window(self.n_fft, frames.dtype, frames.device)
+        length = (spectrum.shape[2] - 1) * self.hop_length + self.n_fft
+
+        def fold(pieces: Tensor) -> Tensor:
+            out: Tensor = functional.fold(pieces, (1, length), (1, self.n_fft), stride=(1, self.hop_length))
+            return out[:, 0, 0]
+
+        weight = fold(window.square()[None, :, None].expand(1, -1, spectrum.shape[2]))
+        return fold(frames * window[:, None]) / weight.clamp(min=1e-8)
+
+    def _magnitude(self, logmel: Tensor) -> Tensor:
+        """[B, n_fft // 2 + 1, F]: non-negative magnitudes whose mel bands come close to the ones given, by
+        multiplicative updates (Lee and Seung 2001) from the pseudo-inverse."""
+        bands = logmel.double().exp() if logmel.device.type != "mps" else logmel.exp()
+        mel = _mel_bands(self, logmel.device)
+        magnitude = (_mel_inverse(self, logmel.device) @ bands).clamp(min=self.floor * 1e-3)
+        target, gram = mel.t() @ bands, mel.t() @ mel
+        for _ in range(8):
+            magnitude = magnitude * (target / (gram @ magnitude).clamp(min=1e-12))
+        return magnitude.float()
+
+
+def _precise(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+@lru_cache(maxsize=32)
+def _window(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.hann_window(length, dtype=torch.float64).to(device, dtype)
+
+
+@lru_cache(maxsize=32)
+def _mel_bands(mel: LogMel, device: torch.device) -> Tensor:
+    """[n_mels, n_fft // 2 + 1] triangles, each with unit area over frequency bins, so that a band is a mean."""
+    top = mel.f_max or mel.sample_rate / 2
+
+    def to_mel(hertz: float) -> float:
+        return 2595 * math.log10(1 + hertz / 700)
+
+    marks = torch.linspace(to_mel(mel.f_min), to_mel(top), mel.n_mels + 2, dtype=torch.float64)
+    edges = 700 * (10 ** (marks / 2595) - 1)  # [n_mels + 2] Hz
+    bins = torch.linspace(0, mel.sample_rate / 2, mel.n_fft // 2 + 1, dtype=torch.float64)
+    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    bands = torch.minimum(rising, falling).clamp(min=0)
+    bands = bands / bands.sum(1, keepdim=True).clamp(min=1e-12)
+    return bands.to(device, _precise(device))
+
+
+@lru_cache(maxsize=32)
+def _mel_inverse(mel: LogMel, device: torch.device) -> Tensor:
+    return torch.linalg.pinv(_mel_bands(mel, torch.device("cpu"))).to(device, _precise(device))
