@@ -37,7 +37,8 @@ def rows_of(wav: Wav, spec: Spec, sample_rate: int | None, lengths: Wav | None, 
             raise InputError(_channels_message(spec, row.shape[0]))
         if row.shape[1] == 0:
             raise InputError(f"row {i} is empty: encode wants at least one sample")
-    finite = torch.stack([row.isfinite().all() for row in rows]).tolist()
+    extremes = torch.stack([torch.stack(row.aminmax()) for row in rows])  # NaN and infinity go through to these
+    finite = extremes.isfinite().all(1).tolist()
     if not all(finite):
         raise InputError(f"row {finite.index(False)} holds NaN or infinite samples: encode wants finite audio")
     if rate != spec.sample_rate:

@@ -63,7 +63,12 @@ def describe(name: str) -> Entry:
             f"a folder is written ./{name}, a Hub repository user/{name}"
         )
     entry = _import_plugin(plugins[name])
-    entry = entry() if callable(entry) else entry
+    try:
+        entry = entry() if callable(entry) else entry
+    except Exception as error:  # whatever a stranger's function raises
+        raise PluginError(
+            f"plug-in {name!r} ({plugins[name].value}) failed: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(entry, Entry):
         raise PluginError(f"plug-in {name!r} ({plugins[name].value}) gave a {type(entry).__name__}, not an Entry")
     return entry

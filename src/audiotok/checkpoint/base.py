@@ -17,6 +17,7 @@ from audiotok.errors import CheckpointError
 Source = str | os.PathLike[str]
 GIB = 1024**3
 CHUNK_BYTES = 1024**2
+MAX_FOUND_CHARACTERS = 300
 
 
 class Readable(Protocol):
@@ -33,6 +34,8 @@ class CheckpointWriteError(OSError, CheckpointError):
 
 def fault(path: Source, *, wanted: str, found: str, advice: str) -> CheckpointError:
     """The one form of every reading error: the file, what was wanted, what was found, what to do."""
+    if len(found) > MAX_FOUND_CHARACTERS:  # a hostile file may hold a name of a million letters
+        found = found[:MAX_FOUND_CHARACTERS] + " ..."
     return CheckpointError(f"{os.fspath(path)}: wanted {wanted}, found {found}. {advice[0].upper()}{advice[1:]}.")
 
 

@@ -1,8 +1,12 @@
 """Cluster centres from whichever kind of file a k-means was saved in."""
 
 import io
+import lzma
+import struct
+import tokenize
 import warnings
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -102,14 +106,22 @@ def _read_numpy(path: Source) -> Any:
         raise fault(path, wanted=_WANTED, found=found, advice="save it again, without pickled objects") from error
 
 
+# A damaged header is a fault of Python's own tokenizer too: numpy reads it as Python text.
 _NUMPY_FAULTS = (
     ValueError,
     TypeError,
+    SyntaxError,
+    tokenize.TokenError,
+    LookupError,
     EOFError,
     OSError,
     OverflowError,
     MemoryError,
-    SyntaxError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
     zipfile.BadZipFile,
 )
 

@@ -190,7 +190,8 @@ class Machine:
         self.stack.append(self.create(target, arguments))
 
     def _new_object_with_names(self) -> None:
-        if self._pop() != {}:
+        names = self._pop()
+        if type(names) is not dict or names:
             raise self.fault("an object made with named arguments")
         self._reduce()
 

@@ -202,6 +202,12 @@ def _build_bytes(machine: "Machine", arguments: tuple[Any, ...]) -> bytes:
     return _latin1(machine, arguments[0])
 
 
+def _build_no_bytes(machine: "Machine", arguments: tuple[Any, ...]) -> bytes:
+    if arguments:
+        raise machine.fault("bytes that are not kept as such")
+    return b""
+
+
 def _build_bytearray(machine: "Machine", arguments: tuple[Any, ...]) -> bytearray:
     if len(arguments) == 2:
         return bytearray(_build_bytes(machine, arguments))
@@ -262,6 +268,7 @@ _BUILDERS: "dict[str, Builder | None]" = {
     "joblib.numpy_pickle.NumpyArrayWrapper": _build_wrapper,
     "sklearn.externals.joblib.numpy_pickle.NumpyArrayWrapper": _build_wrapper,
     "_codecs.encode": _build_bytes,
+    "builtins.bytes": _build_no_bytes,
     "builtins.bytearray": _build_bytearray,
     "builtins.complex": _build_complex,
     "builtins.set": _build_set,

@@ -31,6 +31,8 @@ _DTYPE_NAMES = {
     torch.int16: "I16",
     torch.int8: "I8",
     torch.uint8: "U8",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
     torch.bool: "BOOL",
 }
 

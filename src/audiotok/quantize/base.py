@@ -130,7 +130,7 @@ def widen(x: Tensor) -> Tensor:
 
 def to_rows(x: Tensor) -> Tensor:
     """[B, D, F] to contiguous rows [B·F, D]."""
-    return x.transpose(1, 2).reshape(-1, x.shape[1])
+    return x.transpose(1, 2).reshape(-1, x.shape[1]).contiguous()
 
 
 def from_rows(rows: Tensor, batch: int) -> Tensor:
@@ -140,7 +140,7 @@ def from_rows(rows: Tensor, batch: int) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of values [B, F] over the frames where mask [B, F] is True (all of them when it is None); 0 if there are none."""
+    """Mean of values [B, F] over the frames where mask [B, F] is True, or over all; 0 if there are none."""
     if mask is None:
         return values.sum() / max(1, values.numel())
     return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
@@ -169,7 +169,7 @@ def check_mask(mask: Tensor | None, x: Tensor) -> None:
 
 
 def check_tokens(tokens: Tensor, sizes: Sequence[int], *, prefix: bool = False) -> Tensor:
-    """Tokens [B, K, F] as int64, once they are known to be in range; with `prefix`, fewer than K rows will do."""
+    """Tokens [B, K, F] as int64, found to be in range; with `prefix`, fewer than K rows will do."""
     if tokens.dim() != 3:
         raise InputError(f"tokens must be [B, {len(sizes)}, F], not {list(tokens.shape)}")
     if torch.is_floating_point(tokens) or tokens.dtype == torch.bool:

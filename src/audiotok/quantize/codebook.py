@@ -90,7 +90,7 @@ class Codebook(nn.Module):
             )
 
     def prepare(self, rows: Tensor) -> Tensor:
-        """Rows [N, D] in the space of the entries: of unit length for "cosine" with "ema", else as they are."""
+        """Rows [N, D] in the space of the entries: of unit length if these are, else as they are."""
         return nn.functional.normalize(widen(rows), dim=1).float() if self.options.spherical else rows
 
     def search(self, rows: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class Codebook(nn.Module):
             self._waiting = False
 
     def observe(self, rows: Tensor, tokens: Tensor, valid: Tensor | None = None) -> None:
-        """One training step: rows [N, D] (as from `prepare`) chose tokens [N]; rows not valid [N] do not count."""
+        """One training step: rows [N, D], from `prepare`, chose tokens [N]; rows not valid [N] do not count."""
         if self.options.update == "frozen" or (self.options.update == "gradient" and not self.options.revive_below):
             return
         with torch.no_grad():

@@ -59,7 +59,7 @@ def rotation_trick(x: Tensor, entry: Tensor) -> Tensor:
         >>> x = torch.tensor([[[1.0], [0.0]]], requires_grad=True)
         >>> y = rotation_trick(x, torch.tensor([[[0.0], [2.0]]]))  # a quarter turn, twice as long
         >>> y[0, 1, 0].backward()
-        >>> x.grad[0, :, 0].tolist()
+        >>> [round(value, 6) for value in x.grad[0, :, 0].tolist()]
         [2.0, 0.0]
     """
     with torch.no_grad():

@@ -143,13 +143,13 @@ def cluster_sums(x: Tensor, found: Tensor, k: int) -> Tensor:
     total = torch.zeros(k, x.shape[1], dtype=torch.float64, device=x.device)
     rows = max(_chunk_rows(x), 8 * k)
     part = torch.empty(k, x.shape[1], device=x.device)
-    for piece, index in zip(x.split(rows), found.split(rows), strict=True):
+    for piece, index in zip(torch.split(x, rows), torch.split(found, rows), strict=True):
         total += part.zero_().index_add_(0, index, piece)
     return total
 
 
 def _plus_plus(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Greedy k-means++: each step draws a few rows by D² sampling and keeps the one that lowers the sum most."""
+    """Greedy k-means++: each step draws a few rows by D² sampling and keeps the most useful one."""
     x = x.contiguous()
     candidates = 2 + int(math.log(k))
     draws = torch.rand(k, candidates, generator=generator, dtype=torch.float64).to(x.device)
@@ -173,9 +173,9 @@ def _plus_plus(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def _far_rows(x: Tensor, centroids: Tensor, found: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` different rows, drawn with probability growing with their squared distance (Efraimidis & Spirakis 2006)."""
+    """`count` different rows, the far ones likelier (weighted draw of Efraimidis & Spirakis 2006)."""
     rows = _chunk_rows(x)
-    pieces = zip(x.split(rows), found.split(rows), strict=True)
+    pieces = zip(torch.split(x, rows), torch.split(found, rows), strict=True)
     distance = torch.cat([(piece - centroids[index]).square().sum(1) for piece, index in pieces])
     race = torch.empty(len(x), dtype=torch.float64).exponential_(generator=generator).to(distance)
     return x[(distance / race.clamp(min=1e-30)).topk(count).indices]

@@ -19,7 +19,7 @@ _GPU_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class SearchTable:
-    """A codebook made ready for `nearest`: [V, D] entries, padded to whole folds, with their half squared norms."""
+    """A codebook made ready for `nearest`: entries padded to whole folds, and half their squared norms."""
 
     entries: Tensor  # [V, D] float32
     padded: Tensor  # [P, D], P >= V
@@ -81,42 +81,55 @@ def _nearest_piece(x: Tensor, table: SearchTable, buffer: Tensor) -> Tensor:
     fold = within.max(1, keepdim=True).indices
     columns.scatter_(1, column, -torch.inf)
     within.scatter_(1, fold, -torch.inf)
-    second = torch.maximum(columns.amax(1), within.amax(1))
-    found = (fold * folded.shape[2] + column)[:, 0]
+    found = (fold * folded.shape[2] + column)[:, 0].clamp_(max=size - 1)  # a row of NaN could find the padding
 
+    # With the true distance d to the entry found, a better one c has |x − c| <= d and so |c| <= |x| + d. That
+    # is a # tighter limit than the largest entry's norm, which one outlier would spoil for every row.
+    best, second = best[:, 0], torch.maximum(columns.amax(1), within.amax(1))
     norms = torch.linalg.vector_norm(x32, dim=1)
-    bound = (width + 4) * _unit_roundoff(x.device) * table.largest * (norms + table.largest)
-    unsure = (best[:, 0] - second <= 2 * bound).nonzero()[:, 0]
-    if len(unsure):
-        found[unsure] = _nearest_exact(x[unsure], table)
+    error = _relative_error(width, x.device)
+    found_norms = table.half_norms[found].mul_(2).sqrt_()
+    distances = norms.square().sub_(best, alpha=2).add_((norms + found_norms).square_(), alpha=2 * error)
+    limit = norms.add(distances.clamp_(min=0).sqrt_()).mul_(1.001).clamp_(max=table.largest)
+    bound = error * limit * (norms + limit)
+    unsure = (best - second <= 2 * bound).nonzero()[:, 0]
+    for some in torch.split(unsure, max(1, len(buffer) // 8)):  # if all rows are ties, there are many pairs
+        floor = best[some] - 2 * bound[some]
+        found[some] = _nearest_exact(x[some], scores[some] >= floor[:, None], table)
     return found
 
 
-def _nearest_exact(x: Tensor, table: SearchTable) -> Tensor:
-    """Float64 search of a few rows; scores equal to within 1e-13 are a tie, and the lowest index wins it."""
+def _nearest_exact(x: Tensor, possible: Tensor, table: SearchTable) -> Tensor:
+    """Float64 search of a few rows [N, D] among the entries possible [N, P], of which each has at least one.
+
+    Scores equal to within 1e-13 are a tie, and the lowest index wins it.
+    """
     if x.device.type == "mps":  # has no float64
-        return _nearest_exact(x.cpu(), _to_cpu(table)).to(x.device)
-    entries = table.entries.double()
-    half_norms = entries.square().sum(1).mul_(0.5)
-    order = torch.arange(len(entries), device=x.device)
-    found = []
-    for piece in x.double().split(max(1, _CPU_BYTES // (8 * len(entries)))):
-        scores = piece @ entries.t() - half_norms
-        best = scores.amax(1, keepdim=True)
-        tie = 1e-13 * table.largest * (piece.norm(dim=1, keepdim=True) + table.largest)
-        found.append(torch.where(scores >= best - tie, order, len(entries)).amin(1))
-    return torch.cat(found)
+        return _nearest_exact(x.cpu(), possible.cpu(), _to_cpu(table)).to(x.device)
+    row, entry = possible.nonzero().unbind(1)
+    scores = torch.empty(len(row), dtype=torch.float64, device=x.device)
+    pairs = max(1, _CPU_BYTES // (16 * x.shape[1]))
+    for start in range(0, len(row), pairs):
+        part = slice(start, start + pairs)
+        c = table.entries[entry[part]].double()
+        scores[part] = (c * (x[row[part]].double() - 0.5 * c)).sum(1)
+    best = scores.new_full((len(x),), -torch.inf).scatter_reduce_(0, row, scores, "amax")
+    tie = 1e-13 * table.largest * (x.double().norm(dim=1) + table.largest)
+    candidate = torch.where(scores >= (best - tie)[row], entry, len(table.entries))
+    return entry.new_full((len(x),), len(table.entries)).scatter_reduce_(0, row, candidate, "amin")
 
 
 def _to_cpu(table: SearchTable) -> SearchTable:
     return SearchTable(table.entries.cpu(), table.padded.cpu(), table.half_norms.cpu(), table.largest)
 
 
-def _unit_roundoff(device: torch.device) -> float:
-    """Unit roundoff of the operands of a float32 matrix product under PyTorch's present precision setting."""
+def _relative_error(width: int, device: torch.device) -> float:
+    """Bound on the error of a score, as a share of |c| (|x| + |c|), under PyTorch's present precision setting."""
     precision = torch.get_float32_matmul_precision()
-    if precision == "highest":
-        return 2.0**-24
-    if device.type == "cuda":
-        return 2.0**-11  # TensorFloat-32, or three bfloat16 products
-    return 2.0**-9 if precision == "medium" else 2.0**-24  # oneDNN may use bfloat16 for "medium"
+    operands = 0.0  # rounding of the operands
+    if precision != "highest":
+        if device.type == "cuda":
+            operands = 2.0**-11  # TensorFloat-32, or three bfloat16 products
+        elif precision == "medium":
+            operands = 2.0**-9  # oneDNN may use bfloat16
+    return 2.05 * operands + (width + 4) * (2.0**-23 if operands else 2.0**-24)

@@ -126,7 +126,7 @@ class ResidualVQ(Quantizer):
             for stage, (layer, table) in enumerate(stages):
                 found = tokens[stage, start : start + chunk] = layer.encode_rows(residual)[0]
                 if stage + 1 < depth:
-                    residual = residual - table[found]
+                    residual = residual - table.index_select(0, found)
         return tokens
 
     @torch.no_grad()
@@ -147,9 +147,10 @@ class ResidualVQ(Quantizer):
             rows += self.layer(stage).decoded[0][tokens[:, stage].reshape(-1)]
         return from_rows(rows, len(tokens))
 
-    def train_forward(self, x: Tensor, mask: Tensor | None) -> Quantized:
+    def train_forward(self, x: Tensor, mask: Tensor | None, depths: Tensor | None = None) -> Quantized:
         batch, _, frames = x.shape
-        depths = self._draw_depths(batch).to(x.device).repeat_interleave(frames)  # [N]
+        depths = self.draw_depths(batch) if depths is None else depths
+        depths = depths.to(x.device).repeat_interleave(frames)  # [N]
         rows = residual = to_rows(x)
         total, loss = torch.zeros_like(rows), x.new_zeros(())
         tokens, observed = [], []
@@ -176,7 +177,7 @@ class ResidualVQ(Quantizer):
             for stage, seen in enumerate(observed):
                 self.layer(stage).observe([seen])
 
-    def _draw_depths(self, batch: int) -> Tensor:
+    def draw_depths(self, batch: int) -> Tensor:
         """[B] int64: how many codebooks each item keeps in this training step."""
         depths = torch.full((batch,), self.num_codebooks)
         if self.dropout:

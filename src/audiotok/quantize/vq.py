@@ -107,7 +107,7 @@ class VectorQuantizer(Quantizer):
 
     @property
     def decoded(self) -> list[Tensor]:
-        """One [V, D] table per head: what each entry adds to the decoded vector. Kept until a parameter changes."""
+        """One [V, D] table per head: what each entry adds to the decoded vector. Kept until it changes."""
         sources = self.codebooks
         if isinstance(self.project_out, Projection):
             sources = [
@@ -163,7 +163,7 @@ class VectorQuantizer(Quantizer):
         return Quantized(from_rows(rows, len(x)), tokens, loss)
 
     def train_rows(self, rows: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor, list[Seen]]:
-        """A training step on rows [N, D] float32: quantized [N, D], tokens [heads, N], loss, and what to `observe`."""
+        """Trains on rows [N, D] float32: quantized [N, D], tokens [heads, N], loss, and what to `observe`."""
         quantized, tokens, seen = [], [], []
         loss = rows.new_zeros(())
         for head, part in enumerate(self.project_in(rows).split(self.codebook_dim, 1)):

@@ -33,12 +33,12 @@ class LogMel:
     """
 
     sample_rate: int = 16000
-    n_fft: int = 1024
+    n_fft: int = 720
     hop_length: int = 320
     n_mels: int = 80
     f_min: float = 0.0
     f_max: float = 0.0
-    floor: float = 1e-5
+    floor: float = 1e-4
 
     def __post_init__(self) -> None:
         top = self.f_max or self.sample_rate / 2

@@ -1,0 +1,84 @@
+"""`convert`: a tokenizer from a checkpoint in its upstream's own on-disk format. Nothing in it is run."""
+
+import difflib
+import importlib
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from .checkpoint import file_sha256, read_centroids
+from .errors import InputError
+from .spec import Spec
+from .ssl.logmel import LogMel
+from .ssl.logmel_kmeans import LogMelKMeans
+from .tokenizer import Tokenizer
+
+#: Readers by family, as "package.module:function". A reader takes the source, `name`, and those options of `convert`
+#: that it needs, and raises `CheckpointError` for a file that is broken or hostile.
+READERS: dict[str, str] = {"logmel-kmeans": "audiotok.convert:read_logmel_kmeans"}
+
+
+def convert(family: str, source: str | os.PathLike[str], *, name: str = "", mel: LogMel | None = None) -> Tokenizer:
+    """Reads a checkpoint of another project. `tokenizer.save(folder)` then makes it ours.
+
+    Args:
+        family: what it is; one of `READERS`.
+        source: the file or folder, as published.
+        name: of the tokenizer; default from the family and the sizes.
+        mel: the features that the centres of "logmel-kmeans" lie in; default 80 bands at 16 kHz, 50 frames/s.
+
+    Returns:
+        A tokenizer; its `provenance` names the file and its SHA-256.
+
+    Raises:
+        InputError: no such family, or an option that does not fit it. CheckpointError: a file that is missing,
+            broken, hostile or of another kind.
+
+    Example:
+        tok = audiotok.convert("logmel-kmeans", "kmeans.joblib", mel=LogMel(n_mels=64))
+        tok.save("./my-tok")
+    """
+    if family not in READERS:
+        near = difflib.get_close_matches(family, READERS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise InputError(f"no checkpoint family {family!r}{hint}: there are {', '.join(sorted(READERS))}")
+    reader = _resolve(READERS[family])
+    given = {option: value for option, value in {"mel": mel}.items() if value is not None}
+    unused = sorted(given.keys() - inspect.signature(reader).parameters.keys())
+    if unused:
+        raise InputError(f"{family} takes no {', '.join(unused)}")
+    return reader(Path(source), name=name, **given)
+
+
+def _resolve(reference: str) -> Callable[..., Tokenizer]:
+    module, _, function = reference.partition(":")
+    reader: Callable[..., Tokenizer] = getattr(importlib.import_module(module), function)
+    return reader
+
+
+def read_logmel_kmeans(source: Path, *, name: str = "", mel: LogMel | None = None) -> LogMelKMeans:
+    """One codebook of centres [V, n_mels] over log-mel frames, in any format of `read_centroids`."""
+    mel = mel or LogMel()
+    centroids = read_centroids(source)
+    size, width = centroids.shape
+    if width != mel.n_mels:
+        raise InputError(
+            f"{source} holds centres of {width} values, but the log-mel frames have {mel.n_mels} bands: give the "
+            f"features that it was fitted on, mel=LogMel(n_mels={width}, ...)"
+        )
+    spec = Spec(
+        name=name or f"logmel-k{size}",
+        sample_rate=mel.sample_rate,
+        hop_length=mel.hop_length,
+        codebook_sizes=(size,),
+        nested=True,
+        batching="mask",
+    )
+    tokenizer = LogMelKMeans(spec, mel, [centroids])
+    tokenizer.requires_grad_(False)
+    tokenizer.provenance = {
+        "license": "unknown",
+        "converted_from": {"file": source.name, "sha256": file_sha256(source)},
+    }
+    return tokenizer

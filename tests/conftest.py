@@ -1,0 +1,31 @@
+"""Shared by all tests: real clips, and a small tokenizer fitted on them once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import audiotok
+from audiotok.ssl.logmel_kmeans import LogMelKMeans
+
+AUDIO = Path(__file__).parent / "data" / "audio"
+
+
+@pytest.fixture(scope="session")
+def clips() -> list[Path]:
+    """Real speech, music and effects; 16 and 44.1 kHz, mono and stereo."""
+    found = sorted(AUDIO.glob("*.flac"))
+    assert len(found) == 14
+    return found
+
+
+@pytest.fixture(scope="session")
+def speech() -> list[torch.Tensor]:
+    """Three rows [1, T_i] of real 16 kHz speech, 2.7 s, 2.2 s and 1.9 s."""
+    return [audiotok.audio.load(AUDIO / f"speech_{name}.flac")[0] for name in ("en_1", "fr_2", "it_2")]
+
+
+@pytest.fixture(scope="session")
+def small(clips: list[Path]) -> LogMelKMeans:
+    """Three codebooks of 32 log-mel centroids, fitted on the clips. Treat as read-only."""
+    return audiotok.fit_kmeans(clips, k=32, num_codebooks=3, iterations=4, engine="torch", progress=False)
