@@ -148,7 +148,7 @@ def test_files_held_out_are_never_fitted_on(tmp_path):
     assert report.frames_held_out == 2 * 50
     assert report.frames_used == 38 * 50
     fitted = tok.encode([audiotok.audio.load(path)[0] for path in sorted(tmp_path.glob("*.wav"))])
-    error = (tok.features([audiotok.audio.load(p)[0] for p in sorted(tmp_path.glob("*.wav"))])[0] - tok.embed(fitted))
+    error = tok.features([audiotok.audio.load(p)[0] for p in sorted(tmp_path.glob("*.wav"))])[0] - tok.embed(fitted)
     far = (error.square().sum(1).mean(1) > 50).nonzero()[:, 0]
     assert len(far) == 2  # exactly the two whose tone no centre knows
 

@@ -1,6 +1,7 @@
 """The base class, through a small fitted tokenizer and through networks made up to break it."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,8 +188,7 @@ def test_encoding_an_hour_takes_little_memory(small):
 
     def watch():
         while not stop.wait(0.02):
-            with open("/proc/self/statm") as file:
-                peak.append(int(file.read().split()[1]) * 4096)
+            peak.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -1,8 +1,6 @@
 """Audio in and out: read, write, resample, pad. soundfile reads, soxr resamples, nothing else does."""
 
-import contextlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import AudioFileError, InputError
+from .files import atomic_write
 
 #: File name endings that `find_audio` looks for: what libsndfile reads.
 EXTENSIONS = (
@@ -52,7 +51,7 @@ def load(
         AudioFileError: missing, not audio, truncated, or with no samples in it.
         InputError: its channels cannot be mixed to `channels`.
     """
-    name = getattr(source, "name", "audio data") if hasattr(source, "read") else os.fspath(source)  # type: ignore[arg-type]
+    name = getattr(source, "name", "audio data") if hasattr(source, "read") else os.fspath(source)
     try:
         with soundfile.SoundFile(source) as file:
             target = sample_rate or file.samplerate
@@ -116,7 +115,7 @@ def save(target: str | os.PathLike[str] | BinaryIO, wav: Tensor, sample_rate: in
     if hasattr(target, "write"):
         soundfile.write(target, samples, sample_rate, format=format)
         return
-    path = Path(target)  # type: ignore[arg-type]
+    path = Path(target)
     known = {
         **{key: key for key in soundfile.available_formats()},
         "OPUS": "OGG",
@@ -126,24 +125,12 @@ def save(target: str | os.PathLike[str] | BinaryIO, wav: Tensor, sample_rate: in
     ending = path.suffix[1:].upper()
     if ending not in known:
         raise AudioFileError(f"cannot write {path}: use an ending such as .wav or .flac, not {path.suffix!r}")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    subtype = "OPUS" if ending == "OPUS" else None
     try:
-        with os.fdopen(handle, "wb") as file:
-            subtype = "OPUS" if ending == "OPUS" else None
+        with atomic_write(path) as file:
             soundfile.write(file, samples, sample_rate, format=known[ending], subtype=subtype)
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioFileError(f"cannot write {path}: {error}") from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def resample(wav: Tensor, source_rate: int, target_rate: int) -> Tensor:
@@ -207,8 +194,9 @@ def as_samples(array: Any) -> Tensor:
             array = torch.as_tensor(np.asarray(array))
         except (TypeError, ValueError) as error:
             raise InputError(f"audio must be a tensor, an array or a list of them: {error}") from error
-    if array.dtype == torch.int16:
-        return array.float() / 32768
-    if not torch.is_floating_point(array):
-        raise InputError(f"audio must be int16 or float, not {array.dtype}: scale it to -1..1 first")
-    return array.float()
+    samples: Tensor = array
+    if samples.dtype == torch.int16:
+        return samples.float() / 32768
+    if not torch.is_floating_point(samples):
+        raise InputError(f"audio must be int16 or float, not {samples.dtype}: scale it to -1..1 first")
+    return samples.float()

@@ -42,7 +42,7 @@ def model_card(spec: Spec, family: str, provenance: dict[str, Any]) -> str:
     ]
     if provenance:
         lines += ["", "## Where it comes from", ""]
-        for name, value in provenance.items():
+        for name, value in sorted(provenance.items()):
             lines += _section(name, value)
     return "\n".join(lines) + "\n"
 
@@ -55,7 +55,7 @@ def _sizes(spec: Spec) -> str:
 def _section(name: str, value: Any) -> list[str]:
     title = name.replace("_", " ")
     if isinstance(value, dict):
-        return [f"- {title}:", *(f"  - {key.replace('_', ' ')}: {inner}" for key, inner in value.items())]
+        return [f"- {title}:", *(f"  - {key.replace('_', ' ')}: {inner}" for key, inner in sorted(value.items()))]
     if isinstance(value, list):
         return [f"- {title}:", *(f"  - {inner}" for inner in value)]
     return [f"- {title}: {value}"]

@@ -161,8 +161,7 @@ class Codes:
         """Reads what `save` wrote, onto the CPU.
 
         Raises:
-            CheckpointError: not such a file, or its contents contradict each other.
-            FileNotFoundError: no such file.
+            CheckpointError: no such file, not of this kind, or its contents contradict each other.
         """
         metadata, tensors = read_safetensors_metadata(path), read_safetensors(path)
         try:

@@ -58,5 +58,12 @@ class MissingDependencyError(AudiotokError, ImportError):
     """An optional package is not installed: the message gives the pip command."""
 
 
+def hub_client_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises when it cannot do its work; a broken connection is no `OSError` there."""
+    from huggingface_hub import errors
+
+    return OSError, errors.HTTPError, errors.HFValidationError  # type: ignore[attr-defined]
+
+
 class FitWarning(UserWarning):
     """The fit went through, but its data looks wrong (constant features, silence, few frames)."""

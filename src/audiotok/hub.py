@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .catalog import Entry
 from .checkpoint import read_json, read_safetensors
-from .errors import CheckpointError, HubError, InputError, UnknownTokenizerError, UnsupportedError
+from .errors import CheckpointError, HubError, InputError, UnknownTokenizerError, UnsupportedError, hub_client_errors
 from .registry import describe, family_class, resolve
 from .spec import Spec
 from .tokenizer import FORMAT, Tokenizer
@@ -116,6 +116,11 @@ def load_folder(folder: str | os.PathLike[str]) -> Tokenizer:
         tokenizer.requires_grad_(False).use_codebooks(config["num_codebooks"])
     except (InputError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder / 'config.json'} does not describe a tokenizer: {error}") from error
+    if tokenizer.fingerprint != config["fingerprint"]:
+        raise CheckpointError(
+            f"{folder}: the weights are not the ones its config.json was saved with ({tokenizer.fingerprint}, not "
+            f"{config['fingerprint']}): a save or a download broke off, or a file was exchanged"
+        )
     tokenizer.provenance = config["provenance"]
     return tokenizer
 
@@ -194,9 +199,10 @@ def download(
     import huggingface_hub
     from huggingface_hub import errors
 
+    cache = None if cache_dir is None else os.fspath(cache_dir)
     at = f"{repository}@{revision}" if revision else repository
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision, cache_dir=cache_dir))
+        return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision, cache_dir=cache))
     except errors.GatedRepoError as error:
         raise HubError(f"{at} is gated: accept its terms on its page, then log in with `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
@@ -205,11 +211,11 @@ def download(
         ) from error
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{repository} has no revision {revision!r}") from error
-    except errors.LocalEntryNotFoundError as error:
+    except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, so it comes first
         raise HubError(f"{at} is not in the cache, and the Hub cannot be reached (or HF_HUB_OFFLINE is set)") from error
     except errors.EntryNotFoundError as error:
         raise HubError(f"{at} has no file {file}: it is not a tokenizer saved by audiotok") from error
-    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+    except hub_client_errors() as error:
         raise HubError(f"cannot download {file} of {at}: {error}") from error
 
 

@@ -22,7 +22,7 @@ from . import audio
 from .card import model_card
 from .checkpoint import write_json, write_safetensors
 from .codes import Codes
-from .errors import AudiotokError, CodesMismatchError, HubError, InputError, UnsupportedError
+from .errors import AudiotokError, CodesMismatchError, HubError, InputError, UnsupportedError, hub_client_errors
 from .inputs import Wav, codes_of_tokens, rows_of
 from .spec import Spec
 
@@ -52,6 +52,7 @@ class Tokenizer(nn.Module):
     """
 
     family: ClassVar[str] = ""
+    _anchor: Tensor
     context: tuple[int, int] | None = None
     decode_context: int | None = None
     chunk_miss_rate: float = 0.0
@@ -246,15 +247,19 @@ class Tokenizer(nn.Module):
     def fingerprint(self) -> str:
         """16 hex digits of the SHA-256 over family, configuration and weights as they were when first used."""
         if self._fingerprint is None:
-            facts = {"family": self.family, "spec": self.full_spec.to_dict(), "config": self._config()}
-            del facts["spec"]["name"]
-            digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-            for name, value in sorted(self.state_dict().items()):
-                digest.update(f"{name}{list(value.shape)}{value.dtype}".encode())
-                flat = value.detach().cpu().contiguous().reshape(-1)
-                digest.update(flat.view(torch.uint8).numpy().data)
-            self._fingerprint = digest.hexdigest()[:16]
+            self._fingerprint = self._hash()
         return self._fingerprint
+
+    def _hash(self) -> str:
+        spec = {key: value for key, value in self.full_spec.to_dict().items() if key != "name"}
+        facts = {"family": self.family, "spec": spec, "config": self._config()}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for name, value in sorted(self.state_dict().items()):
+            half = value.dtype in (torch.float16, torch.bfloat16)  # loaded as float32, it is the same tokenizer
+            flat = (value.float() if half else value).detach().cpu().contiguous().reshape(-1)
+            digest.update(f"{name}{list(value.shape)}{flat.dtype}".encode())
+            digest.update(flat.view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes config.json, model.safetensors and a model card (README.md). Files of those names are replaced."""
@@ -265,6 +270,7 @@ class Tokenizer(nn.Module):
             "family": self.family,
             "spec": self.full_spec.to_dict(),
             "num_codebooks": self.spec.num_codebooks,
+            "fingerprint": self._hash(),  # not `self.fingerprint`: a cast tokenizer is saved as what it is now
             "config": self._config(),
             "provenance": self.provenance,
         }
@@ -279,7 +285,6 @@ class Tokenizer(nn.Module):
             HubError: no network, or no right to write there.
         """
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError
 
         with tempfile.TemporaryDirectory() as folder:
             self.save(folder)
@@ -287,7 +292,7 @@ class Tokenizer(nn.Module):
             try:
                 api.create_repo(repo_id, private=private, exist_ok=True)
                 commit = api.upload_folder(repo_id=repo_id, folder_path=folder)
-            except (HfHubHTTPError, OSError) as error:
+            except hub_client_errors() as error:
                 raise HubError(f"cannot push to {repo_id}: {error}") from error
         return str(commit.commit_url)
 
@@ -303,7 +308,7 @@ class Tokenizer(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Tokenizer":
         _ = self.fingerprint  # of the weights before they are cast
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     # ---- batches and pieces ----------------------------------------------------------------------

@@ -72,6 +72,16 @@ def test_safetensors_written_by_the_reference_are_read(tmp_path: Path) -> None:
     assert read_safetensors_metadata(path) == {}
 
 
+def test_tensors_once_read_do_not_depend_on_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, {"a": torch.ones(100_000)})
+    tensor = read_safetensors(path)["a"]
+    with path.open("r+b") as file:  # in place, as other programs write
+        file.write(b"\0" * 200_000)
+        file.truncate(1000)
+    assert torch.equal(tensor, torch.ones(100_000))
+
+
 def test_the_same_tensors_give_the_same_bytes_in_any_order_and_process(tmp_path: Path) -> None:
     metadata = {f"key{index}": str(index) for index in range(20)}
     write_safetensors(tmp_path / "one", TENSORS, metadata)

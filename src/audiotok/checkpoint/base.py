@@ -7,12 +7,12 @@ import gzip
 import hashlib
 import lzma
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from audiotok.errors import CheckpointError
+from audiotok.files import atomic_write
 
 Source = str | os.PathLike[str]
 GIB = 1024**3
@@ -117,34 +117,10 @@ def file_sha256(path: Source) -> str:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Source) -> Iterator[BinaryIO]:
-    """Write to a temporary name in the same folder, then rename it over `path`.
-
-    A reader sees the old file or the whole new one, also after a crash: the bytes are flushed to the disk
-    before the rename, and the folder after it. Whatever goes wrong, the temporary file is removed.
-    """
-    path = Path(path)
-    # Not tempfile: its files are private (mode 0600), ours get the permissions of any new file.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+def written(path: Source) -> Iterator[BinaryIO]:
+    """A handle to write `path` through, all of it or nothing; failing is a `CheckpointWriteError`."""
     try:
-        with temporary.open("xb") as handle:
+        with atomic_write(path) as handle:
             yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
     except OSError as error:
         raise write_fault(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return  # Windows cannot open a folder; its rename is flushed with the file
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

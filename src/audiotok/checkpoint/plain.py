@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from audiotok.checkpoint.base import Source, atomic_write, fault, read_bytes
+from audiotok.checkpoint.base import Source, fault, read_bytes, written
 from audiotok.errors import CheckpointError
 
 MAX_JSON_BYTES = 16 * 1024**2
@@ -82,7 +82,7 @@ def write_json(path: Source, value: dict[str, Any]) -> None:
         data = (text + "\n").encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise _not_writable(path, str(error)) from error
-    with atomic_write(path) as handle:
+    with written(path) as handle:
         handle.write(data)
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from audiotok.checkpoint.base import Source, atomic_write, fault, open_file
+from audiotok.checkpoint.base import Source, fault, open_file, written
 from audiotok.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -32,7 +31,6 @@ _DTYPE_NAMES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.uint16: "U16",
-    torch.uint8: "U8",
     torch.bool: "BOOL",
 }
 
@@ -60,12 +58,14 @@ def read_safetensors(path: Source) -> dict[str, Tensor]:
     """
     _read_header(path)
     try:
-        tensors = safetensors.torch.load_file(Path(path), device="cpu")
+        with safetensors.safe_open(Path(path), framework="pt", device="cpu") as file:
+            # A copy: what safetensors gives is mapped from the file, and a program that later writes over that
+            # file in place (as safetensors.torch.save_file does) would change the weights or end the process.
+            return {name: file.get_tensor(name).clone() for name in sorted(file.keys())}
     except (safetensors.SafetensorError, OSError, KeyError, AttributeError) as error:
         # KeyError, AttributeError: a kind of number that this torch does not have
         found = f"a file that is cut short or whose header lies ({type(error).__name__}: {error})"
         raise _not_safetensors(path, found) from error
-    return dict(sorted(tensors.items()))
 
 
 def read_safetensors_metadata(path: Source) -> dict[str, str]:
@@ -168,7 +168,7 @@ def write_safetensors(path: Source, tensors: Mapping[str, Tensor], metadata: Map
         header[name] = {**entry, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with atomic_write(path) as handle:
+    with written(path) as handle:
         handle.write(struct.pack("<Q", len(text)) + text)
         for name in names:
             _write_tensor(handle, tensors[name])

@@ -86,7 +86,7 @@ def _decode(tokenizer: Tokenizer, codes: Codes, item: Item, args: argparse.Names
         "sample_rate": rate,
         "seconds": round(wav.shape[1] / rate, 6),
     }
-    return facts, f"{item.source} -> {item.target}: {facts['seconds']:.2f} s, {rate} Hz"
+    return facts, f"{item.arrow}: {facts['seconds']:.2f} s, {rate} Hz"
 
 
 def _tokenizers(args: argparse.Namespace, files: Sequence[str]) -> dict[str, Tokenizer]:

@@ -136,7 +136,7 @@ def _there_and_back(tokenizer: Tokenizer, path: Path, name: str, *, warm_up: boo
 def stoi(wav: Tensor, decoded: Tensor, sample_rate: int) -> float | None:
     """Short-time objective intelligibility (Taal, Hendriks, Heusdens and Jensen 2011) of [C, T], mixed to mono; None
     when pystoi is not installed or hears no speech to judge."""
-    if importlib.util.find_spec("pystoi") is None:
+    if importlib.util.find_spec("pystoi") is None or not bool(wav.any()):
         return None
     measure = importlib.import_module("pystoi").stoi
     with warnings.catch_warnings():

@@ -81,10 +81,7 @@ def _encode(tokenizer: Tokenizer, item: Item, *, with_tokens: bool) -> tuple[dic
         "seconds": round(int(codes.num_samples[0]) / spec.sample_rate, 6),
         "kbps": spec.bitrate_bps / 1000,
     }
-    line = (
-        f"{item.source} -> {item.target}: {facts['seconds']:.2f} s, {spec.num_codebooks} x {frames} tokens, "
-        f"{facts['kbps']:.4g} kbit/s"
-    )
+    line = f"{item.arrow}: {facts['seconds']:.2f} s, {spec.num_codebooks} x {frames} tokens, {facts['kbps']:.4g} kbit/s"
     return facts | ({"tokens": codes.tokens[0].tolist()} if with_tokens else {}), line
 
 

@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
     tokenizer.save(folder)
     report = FitReport(**tokenizer.provenance["fit"])
     if args.json:
-        emit({"output": str(folder), "name": tokenizer.spec.name, "fingerprint": tokenizer.fingerprint}
-             | {"report": report.to_dict()})  # fmt: skip
+        facts = {"output": str(folder), "name": tokenizer.spec.name, "fingerprint": tokenizer.fingerprint}
+        emit(facts | {"report": report.to_dict()})
     else:
         print(report.table())
     if not args.quiet:

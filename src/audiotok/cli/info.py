@@ -67,7 +67,14 @@ def _saved(path: Path) -> dict[str, Any]:
     except InputError as error:
         raise CheckpointError(f"{path} does not describe a tokenizer: {error}") from error
     rates = {"frame_rate": spec.frame_rate, "bitrate_bps": spec.bitrate_bps, "vocab_size": spec.vocab_size}
-    return {"name": spec.name, **config, "spec": {**spec.to_dict(), **rates}}
+    return {
+        "name": spec.name,
+        "family": config["family"],
+        "num_codebooks": config["num_codebooks"],
+        "spec": {**spec.to_dict(), **rates},
+        "config": config["config"],
+        "provenance": config["provenance"],
+    }
 
 
 def _lines(facts: dict[str, Any], depth: int = 0) -> list[str]:
@@ -77,7 +84,7 @@ def _lines(facts: dict[str, Any], depth: int = 0) -> list[str]:
         label = f"{indent}{name.replace('_', ' ')}"
         if isinstance(value, dict):
             lines += [label, *(_lines(value, depth + 1))]
-        else:
+        elif value != "":
             lines.append(f"{label:<26} {_text(value)}".rstrip())
     return lines
 

@@ -26,6 +26,12 @@ class Item:
     def __str__(self) -> str:
         return self.source
 
+    @property
+    def arrow(self) -> str:
+        """Both, for people."""
+        source = "standard input" if self.source == STDIN else self.source
+        return f"{source} -> {'standard output' if self.target == STDOUT else self.target}"
+
 
 def plan(
     inputs: Sequence[str], out: str | None, *, endings: Sequence[str], suffix: str, kind: str, without_out: str = STDOUT

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ def fit_centroids(
     return torch.from_numpy(clustering.centroids).to(rows.device)
 
 
-def _import_faiss():  # type: ignore[no-untyped-def]
+def _import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:

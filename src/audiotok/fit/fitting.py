@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from .engines import Engine, choose_engine, fit_centroids
 from .report import FitReport, measure
 from .sample import FrameSample
 
-_ROWS_PER_CENTROID = 512
+ROWS_PER_CENTROID = 256
+ITERATIONS = 5
 _HELD_OUT = 0.05  # share of files (of frames, when there are few files)
 _HELD_OUT_FRAMES = 50_000
 _MANY_FILES = 20
@@ -38,7 +40,7 @@ def fit_kmeans(
     engine: Engine = "auto",
     max_frames: int | None = None,
     max_bytes: int = 1 << 30,
-    iterations: int = 10,
+    iterations: int = ITERATIONS,
     seed: int = 0,
     device: str | torch.device = "cpu",
     name: str = "",
@@ -57,7 +59,7 @@ def fit_kmeans(
         k: entries per codebook.
         num_codebooks: K.
         engine: "faiss", "torch", or "auto": FAISS on a CPU where it is installed.
-        max_frames: sampled to fit on; default 512·k, within `max_bytes`.
+        max_frames: sampled to fit on; default 256·k, within `max_bytes`.
         max_bytes: largest sample to hold.
         iterations: of Lloyd's algorithm, from a k-means++ start.
         seed: of the sample and the start. On a CPU the same seed gives the same tokenizer.
@@ -89,7 +91,7 @@ def fit_kmeans(
     chosen = choose_engine(engine, where)
     files = audio.find_audio(source)
     limit = max(1, max_bytes // (4 * mel.n_mels))
-    size = min(limit, max_frames or max(_ROWS_PER_CENTROID * k, 10_000))
+    size = min(limit, max_frames or max(ROWS_PER_CENTROID * k, 10_000))
 
     spec = Spec(
         name=name or f"logmel-k{k}" + f"x{num_codebooks}" * (num_codebooks > 1),
@@ -207,14 +209,20 @@ def _check_frames(frames: Tensor, k: int, failed: list[str], files: list[Path]) 
 
 
 def _fit_residual(
-    frames: Tensor, k: int, num_codebooks: int, engine: str, iterations: int, seed: int, progress: bool
+    frames: Tensor,
+    k: int,
+    num_codebooks: int,
+    engine: Literal["faiss", "torch"],
+    iterations: int,
+    seed: int,
+    progress: bool,
 ) -> list[Tensor]:
     residual, codebooks = frames, []
     with tqdm(total=num_codebooks * iterations, desc="k-means", unit="it", disable=not progress) as bar:
         for stage in range(num_codebooks):
 
             def step(done: int, distortion: float, first: int = stage * iterations) -> None:
-                bar.update(first + done - bar.n)
+                bar.n = first + done
                 bar.set_postfix(distortion=f"{distortion:.4g}")
 
             centroids = fit_centroids(
@@ -223,11 +231,12 @@ def _fit_residual(
                 engine=engine,
                 iterations=iterations,
                 seed=seed + stage,
-                progress=step,  # type: ignore[arg-type]
+                progress=step,
             )
             codebooks.append(centroids)
             if stage + 1 < num_codebooks:
                 quantizer = KMeansQuantizer([centroids])
                 residual = residual - quantizer.decode(quantizer.encode(residual.t()[None]))[0].t()
-        bar.update(bar.total - bar.n)
+        bar.n = num_codebooks * iterations
+        bar.refresh()
     return codebooks

@@ -133,10 +133,9 @@ def to_rows(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(-1, x.shape[1]).contiguous()
 
 
-def from_rows(rows: Tensor, batch: int) -> Tensor:
-    """Rows [B·F, D] to contiguous [B, D, F]."""
-    frames = rows.shape[0] // batch if batch else 0
-    return rows.reshape(batch, frames, rows.shape[1]).transpose(1, 2).contiguous()
+def from_rows(rows: Tensor, like: Tensor) -> Tensor:
+    """Rows [B·F, D] to contiguous [B, D, F], with B and F of `like` [B, ..., F]."""
+    return rows.reshape(like.shape[0], like.shape[-1], rows.shape[1]).transpose(1, 2).contiguous()
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from .lloyd import kmeans
 from .nearest import SearchTable, nearest
 from .options import VQOptions
 
-_POOL_PER_ENTRY = 32  # rows per entry for the k-means start
+_POOL_PER_ENTRY, _LEAST_POOL = 32, 4096  # rows for the k-means start
 
 
 class Codebook(nn.Module):
@@ -114,7 +114,7 @@ class Codebook(nn.Module):
             size = len(self.entries)
             generator = torch.Generator().manual_seed(self.seed)
             valid = rows.new_ones(len(rows), dtype=torch.bool) if valid is None else valid
-            pool, count = pool_rows(rows.detach().float(), valid, size * _POOL_PER_ENTRY, generator)
+            pool, count = pool_rows(rows.detach().float(), valid, max(_LEAST_POOL, size * _POOL_PER_ENTRY), generator)
             pool = self.prepare(pool[: int(count)])
             if not len(pool):
                 return

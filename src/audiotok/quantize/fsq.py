@@ -136,13 +136,13 @@ class FSQ(Quantizer):
     def _positions(self, rows: Tensor) -> Tensor:
         """Rows [N, D] to positions [N, K, d], in float64: no rounding of ours decides a level."""
         z = self.project_in.wide(rows) if isinstance(self.project_in, Projection) else widen(rows)
-        return self.grid.squash(z.view(len(rows), self.num_codebooks, -1), self.margin)
+        return self.grid.squash(z.view(len(rows), self.num_codebooks, len(self.grid.levels)), self.margin)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Tokens [B, K, F] int64 of x [B, D, F]."""
         check_vectors(x, self.dim)
-        return from_rows(self.grid.index(self.grid.round(self._positions(to_rows(x)))), len(x))
+        return from_rows(self.grid.index(self.grid.round(self._positions(to_rows(x)))), x)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
@@ -153,14 +153,14 @@ class FSQ(Quantizer):
         """
         tokens = check_tokens(tokens, self.codebook_sizes)
         points = self.grid.points(self.grid.digits(to_rows(tokens))).flatten(1)  # [N, K · d]
-        return from_rows(self.project_out(points.float()), len(tokens))
+        return from_rows(self.project_out(points.float()), tokens)
 
     def train_forward(self, x: Tensor, mask: Tensor | None) -> Quantized:
         positions = self._positions(to_rows(x))
         digits = self.grid.round(positions)
         points = straight_through(self.grid.points(positions).float(), self.grid.points(digits).float())
-        quantized = from_rows(self.project_out(points.flatten(1)), len(x))
-        return Quantized(quantized, from_rows(self.grid.index(digits), len(x)), quantized.new_zeros(()))
+        quantized = from_rows(self.project_out(points.flatten(1)), x)
+        return Quantized(quantized, from_rows(self.grid.index(digits), x), quantized.new_zeros(()))
 
 
 class ResidualFSQ(Quantizer):
@@ -228,7 +228,7 @@ class ResidualFSQ(Quantizer):
         """Tokens [B, K, F] int64 of x [B, D, F]; with `num_codebooks` only that many first rows."""
         check_vectors(x, self.dim)
         depth = check_depth(num_codebooks, self.num_codebooks)
-        return from_rows(self._stages(to_rows(x.float()), depth)[2], len(x))
+        return from_rows(self._stages(to_rows(x.float()), depth)[2], x)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
@@ -242,9 +242,9 @@ class ResidualFSQ(Quantizer):
         total = points.new_zeros(len(points), points.shape[2], dtype=widen(self.scales).dtype)
         for stage, scale in enumerate(self.scales[: points.shape[1]].to(total.dtype)):
             total = total + points[:, stage].to(total.dtype) * scale
-        return from_rows(self.project_out(total.float()), len(tokens))
+        return from_rows(self.project_out(total.float()), tokens)
 
     def train_forward(self, x: Tensor, mask: Tensor | None) -> Quantized:
         z, total, tokens = self._stages(to_rows(x), self.num_codebooks)
         quantized = self.project_out(straight_through(z, total).float())
-        return Quantized(from_rows(quantized, len(x)), from_rows(tokens, len(x)), quantized.new_zeros(()))
+        return Quantized(from_rows(quantized, x), from_rows(tokens, x), quantized.new_zeros(()))

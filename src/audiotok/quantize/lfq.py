@@ -100,7 +100,7 @@ class LFQ(Quantizer):
     def encode(self, x: Tensor) -> Tensor:
         """Tokens [B, K, F] int64 of x [B, D, F]."""
         check_vectors(x, self.dim)
-        return from_rows(self.index(self._numbers(to_rows(x))), len(x))
+        return from_rows(self.index(self._numbers(to_rows(x))), x)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class LFQ(Quantizer):
             InputError: tokens are of another shape, or out of range.
         """
         tokens = check_tokens(tokens, self.codebook_sizes)
-        return from_rows(self.project_out(self.points(to_rows(tokens)).flatten(1)), len(tokens))
+        return from_rows(self.project_out(self.points(to_rows(tokens)).flatten(1)), tokens)
 
     def train_forward(self, x: Tensor, mask: Tensor | None) -> Quantized:
         valid = None if mask is None else mask.reshape(-1)
@@ -119,7 +119,7 @@ class LFQ(Quantizer):
         points = self.points(index)
         loss = self.loss(z.float(), points, valid)
         quantized = self.project_out(straight_through(z.float(), points).flatten(1))
-        return Quantized(from_rows(quantized, len(x)), from_rows(index, len(x)), loss)
+        return Quantized(from_rows(quantized, x), from_rows(index, x), loss)
 
     def loss(self, z: Tensor, points: Tensor, valid: Tensor | None) -> Tensor:
         """The training loss of numbers z and their points [N, K, bits]; frames not valid [N] do not count."""
@@ -231,7 +231,7 @@ class ResidualLFQ(Quantizer):
         for stage in self.stages[: check_depth(num_codebooks, self.num_codebooks)]:
             tokens.append(stage.index(residual))
             residual = residual - stage.points(tokens[-1])
-        return from_rows(torch.stack(tokens, 1), len(x))
+        return from_rows(torch.stack(tokens, 1), x)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
@@ -243,7 +243,7 @@ class ResidualLFQ(Quantizer):
         rows = to_rows(check_tokens(tokens, self.codebook_sizes, prefix=True))
         stages = zip(self.stages, rows.unbind(1), strict=False)
         total = torch.stack([stage.points(index) for stage, index in stages]).sum(0)  # exact: powers of two
-        return from_rows(self.project_out(total), len(tokens))
+        return from_rows(self.project_out(total), tokens)
 
     def train_forward(self, x: Tensor, mask: Tensor | None) -> Quantized:
         valid = None if mask is None else mask.reshape(-1)
@@ -255,5 +255,5 @@ class ResidualLFQ(Quantizer):
             losses.append(stage.loss(residual.float()[:, None], points[:, None], valid))
             residual, total = residual - points, total + points
         quantized = self.project_out(straight_through(z.float(), total))
-        found = from_rows(torch.stack(tokens, 1), len(x))
-        return Quantized(from_rows(quantized, len(x)), found, torch.stack(losses).mean())
+        found = from_rows(torch.stack(tokens, 1), x)
+        return Quantized(from_rows(quantized, x), found, torch.stack(losses).mean())

@@ -141,7 +141,7 @@ def _lloyd(
 def cluster_sums(x: Tensor, found: Tensor, k: int) -> Tensor:
     """[k, D] float64 sums of the rows x [N, D] that were assigned to each cluster."""
     total = torch.zeros(k, x.shape[1], dtype=torch.float64, device=x.device)
-    rows = max(_chunk_rows(x), 8 * k)
+    rows = max(4096, 4 * k)  # short enough for float32, long enough that the [k, D] additions cost little
     part = torch.empty(k, x.shape[1], device=x.device)
     for piece, index in zip(torch.split(x, rows), torch.split(found, rows), strict=True):
         total += part.zero_().index_add_(0, index, piece)

@@ -14,35 +14,36 @@ from .options import VQOptions
 from .vq import VectorQuantizer
 
 
-def pack_levels(levels: Sequence[Tensor]) -> Tensor:
+def pack_levels(levels: Sequence[Tensor], rates: Sequence[int]) -> Tensor:
     """Tokens of several frame rates as one rectangle, without loss.
 
     The rows go level by level; within a level a coarse frame's tokens follow one another in time.
 
     Args:
-        levels: per level [B, n·F] integers, F being the frames of the slowest level and n = 1, 2, ... the level's rate.
+        levels: per level [B, n·F] integers, F being the coarse frames.
+        rates: n of each level: tokens per coarse frame.
 
     Returns:
         [B, Σ n, F], inverse of `unpack_levels`.
 
     Raises:
-        InputError: a level's length is not a multiple of the shortest one's.
+        InputError: a level is not n·F long.
 
     Example:
         >>> coarse, fine = torch.tensor([[1, 2]]), torch.tensor([[3, 4, 5, 6]])
-        >>> pack_levels([coarse, fine])
+        >>> pack_levels([coarse, fine], [1, 2])
         tensor([[[1, 2],
                  [3, 5],
                  [4, 6]]])
     """
-    if not levels or any(level.dim() != 2 for level in levels):
-        raise InputError(f"levels must be [B, F] each, not {[list(level.shape) for level in levels]}")
-    frames = min(level.shape[1] for level in levels)
-    if any(level.shape[1] % max(1, frames) for level in levels):
-        lengths = [level.shape[1] for level in levels]
-        raise InputError(f"every level must be a whole number of times as long as the shortest: {lengths}")
-    rows = [level.reshape(len(level), frames, -1 if frames else 1).transpose(1, 2) for level in levels]
-    return torch.cat(rows, 1)
+    shapes = [list(level.shape) for level in levels]
+    frames = shapes[0][-1] // rates[0] if levels and len(levels) == len(rates) else -1
+    if shapes != [[shapes[0][0], rate * frames] for rate in rates]:
+        raise InputError(f"rates {list(rates)} need levels [B, rate · F], not {shapes}")
+    rows = [
+        level.reshape(-1, frames, rate).transpose(1, 2) for level, rate in zip(levels, rates, strict=True) if frames
+    ]
+    return torch.cat(rows, 1) if rows else levels[0].new_zeros(shapes[0][0], sum(rates), 0)
 
 
 def unpack_levels(tokens: Tensor, rates: Sequence[int]) -> list[Tensor]:
@@ -142,11 +143,12 @@ class MultiScaleRVQ(Quantizer):
         """
         self._check(x)
         residual, levels = x.float(), []
-        for level in range(self._levels(check_depth(num_codebooks, self.num_codebooks))):
+        used = self._levels(check_depth(num_codebooks, self.num_codebooks))
+        for level in range(used):
             tokens = self.layer(level).encode(pool(residual, self.strides[level]))
             residual = residual - self._upsampled(level, tokens)
             levels.append(tokens[:, 0])
-        return pack_levels(levels)
+        return pack_levels(levels, self.rates[:used])
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
@@ -174,7 +176,7 @@ class MultiScaleRVQ(Quantizer):
             levels.append(result.tokens[:, 0])
         if not self.layer(0).factorised:
             total = estimate(x, total, self.gradient)
-        return Quantized(total, pack_levels(levels), loss / len(levels))
+        return Quantized(total, pack_levels(levels, self.rates), loss / len(levels))
 
     def _upsampled(self, level: int, tokens: Tensor) -> Tensor:
         return self.layer(level).decode(tokens).repeat_interleave(self.strides[level], 2)

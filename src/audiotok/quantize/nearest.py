@@ -95,20 +95,20 @@ def _nearest_piece(x: Tensor, table: SearchTable, buffer: Tensor) -> Tensor:
     unsure = (best - second <= 2 * bound).nonzero()[:, 0]
     for some in torch.split(unsure, max(1, len(buffer) // 8)):  # if all rows are ties, there are many pairs
         floor = best[some] - 2 * bound[some]
-        found[some] = _nearest_exact(x[some], scores[some] >= floor[:, None], table)
+        found[some] = _nearest_exact(x[some], scores[some] >= floor[:, None], table, 4 * buffer.numel())
     return found
 
 
-def _nearest_exact(x: Tensor, possible: Tensor, table: SearchTable) -> Tensor:
+def _nearest_exact(x: Tensor, possible: Tensor, table: SearchTable, max_bytes: int) -> Tensor:
     """Float64 search of a few rows [N, D] among the entries possible [N, P], of which each has at least one.
 
     Scores equal to within 1e-13 are a tie, and the lowest index wins it.
     """
     if x.device.type == "mps":  # has no float64
-        return _nearest_exact(x.cpu(), possible.cpu(), _to_cpu(table)).to(x.device)
+        return _nearest_exact(x.cpu(), possible.cpu(), _to_cpu(table), max_bytes).to(x.device)
     row, entry = possible.nonzero().unbind(1)
     scores = torch.empty(len(row), dtype=torch.float64, device=x.device)
-    pairs = max(1, _CPU_BYTES // (16 * x.shape[1]))
+    pairs = max(1, max_bytes // (8 * x.shape[1]))
     for start in range(0, len(row), pairs):
         part = slice(start, start + pairs)
         c = table.entries[entry[part]].double()

@@ -98,7 +98,7 @@ class RandomProjection(Quantizer):
             for projection, offset, table in zip(self.projections, self.offsets, tables, strict=True):
                 found = rows @ projection.to(rows.dtype) + offset
                 tokens.append(nearest(nn.functional.normalize(found, dim=1), table))
-            return from_rows(torch.stack(tokens, 1), len(x))
+            return from_rows(torch.stack(tokens, 1), x)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class RandomProjection(Quantizer):
         tokens = check_tokens(tokens, self.codebook_sizes)
         tables = self._decoded.get([self.projections, self.entries], self._decode_tables)
         pairs = zip(tables, tokens.unbind(1), strict=True)
-        return from_rows(torch.stack([table[row.reshape(-1)] for table, row in pairs]).sum(0), len(tokens))
+        return from_rows(torch.stack([table[row.reshape(-1)] for table, row in pairs]).sum(0), tokens)
 
     def _decode_tables(self) -> list[Tensor]:
         stacked = self.projections.double().cpu().permute(0, 2, 1).flatten(0, 1)  # [K · d, D]

@@ -145,7 +145,7 @@ class ResidualVQ(Quantizer):
         rows = self.layer(0).decoded[0][tokens[:, 0].reshape(-1)]
         for stage in range(1, tokens.shape[1]):
             rows += self.layer(stage).decoded[0][tokens[:, stage].reshape(-1)]
-        return from_rows(rows, len(tokens))
+        return from_rows(rows, tokens)
 
     def train_forward(self, x: Tensor, mask: Tensor | None, depths: Tensor | None = None) -> Quantized:
         batch, _, frames = x.shape
@@ -168,7 +168,7 @@ class ResidualVQ(Quantizer):
         if not self.layer(0).factorised:
             total = estimate(rows, total, self.gradient)
         found = torch.stack(tokens).view(self.num_codebooks, batch, frames).transpose(0, 1).contiguous()
-        return Quantized(from_rows(total, batch), found, loss / self.num_codebooks)
+        return Quantized(from_rows(total, x), found, loss / self.num_codebooks)
 
     def _observe(self, observed: list[list[Seen]]) -> None:
         if self.shared:

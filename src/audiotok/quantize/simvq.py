@@ -90,11 +90,11 @@ class SimVQ(Quantizer):
             InputError: tokens are of another shape, or out of range.
         """
         tokens = check_tokens(tokens, self.codebook_sizes)
-        return from_rows(self._search_table.entries[tokens.reshape(-1)], len(tokens))
+        return from_rows(self._search_table.entries[tokens.reshape(-1)], tokens)
 
     def train_forward(self, x: Tensor, mask: Tensor | None) -> Quantized:
         tokens = self.encode(x)
-        entry = from_rows(nn.functional.embedding(tokens.reshape(-1), self.codebooks[0]), len(x))
+        entry = from_rows(nn.functional.embedding(tokens.reshape(-1), self.codebooks[0]), x)
         loss = squared_error(x.detach(), entry, mask)
         loss = loss + self.commitment_weight * squared_error(x, entry.detach(), mask)
         return Quantized(estimate(x, entry, self.gradient), tokens, loss)

@@ -135,7 +135,7 @@ class VectorQuantizer(Quantizer):
         """Tokens [B, heads, F] int64 of x [B, D, F]."""
         check_vectors(x, self.dim)
         tokens = self.encode_rows(to_rows(x.float()))
-        return tokens.view(self.heads, len(x), -1).transpose(0, 1).contiguous()
+        return tokens.view(self.heads, len(x), x.shape[2]).transpose(0, 1).contiguous()
 
     def encode_rows(self, rows: Tensor) -> Tensor:
         """Tokens [heads, N] of rows [N, D] float32."""
@@ -153,14 +153,14 @@ class VectorQuantizer(Quantizer):
         rows = torch.stack(
             [table[row.reshape(-1)] for table, row in zip(self.decoded, tokens.unbind(1), strict=True)]
         ).sum(0)
-        return from_rows(rows, len(tokens))
+        return from_rows(rows, tokens)
 
     def train_forward(self, x: Tensor, mask: Tensor | None) -> Quantized:
         valid = None if mask is None else mask.reshape(-1)
         rows, tokens, loss, seen = self.train_rows(to_rows(x), valid)
         self.observe([seen])
-        tokens = tokens.view(self.heads, len(x), -1).transpose(0, 1).contiguous()
-        return Quantized(from_rows(rows, len(x)), tokens, loss)
+        tokens = tokens.view(self.heads, len(x), x.shape[2]).transpose(0, 1).contiguous()
+        return Quantized(from_rows(rows, x), tokens, loss)
 
     def train_rows(self, rows: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor, list[Seen]]:
         """Trains on rows [N, D] float32: quantized [N, D], tokens [heads, N], loss, and what to `observe`."""

@@ -154,4 +154,5 @@ def _mel_bands(mel: LogMel, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _mel_inverse(mel: LogMel, device: torch.device) -> Tensor:
-    return torch.linalg.pinv(_mel_bands(mel, torch.device("cpu"))).to(device, _precise(device))
+    inverse: Tensor = torch.linalg.pinv(_mel_bands(mel, torch.device("cpu")))
+    return inverse.to(device, _precise(device))
