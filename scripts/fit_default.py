@@ -81,8 +81,8 @@ def main() -> None:
     long_speech = [args.corpus / row["path"] for row in clips["speech"] if row["duration"] > 2]
     tokenizer.provenance = {
         "license": "apache-2.0",
-        "fitted_on": f"{sum(row['duration'] for row in train) / 3600:.1f} hours of speech, music and effects from Debian "
-        "packages; no single clip can be had back from cluster centres",
+        "fitted_on": f"{sum(row['duration'] for row in train) / 3600:.1f} hours of speech, music and effects from "
+        "Debian packages; no single clip can be had back from cluster centres",
         "sources": SOURCES,
         "how": "scripts/fit_default.py: residual k-means, k-means++ start, 20 steps of Lloyd's algorithm, all frames",
         "fit": tokenizer.provenance["fit"],

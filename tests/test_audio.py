@@ -1,4 +1,5 @@
 import io
+import os
 import shutil
 
 import numpy as np
@@ -142,3 +143,12 @@ def test_int16_is_scaled_and_other_integers_are_refused():
         audio.as_samples(np.array([1], np.int32))
     with pytest.raises(InputError, match="must be a tensor, an array or a list"):
         audio.as_samples(["a"])
+
+
+def test_raw_samples_and_names_that_are_not_utf8(flac, tmp_path):
+    (tmp_path / "a.raw").write_bytes(bytes(1000))
+    with pytest.raises(AudioFileError, match="raw samples have no header"):
+        audio.load(tmp_path / "a.raw")
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.flac")
+    shutil.copy(flac, odd)
+    assert torch.equal(audio.load(odd)[0], audio.load(flac)[0])

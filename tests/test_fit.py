@@ -120,7 +120,10 @@ def test_the_report_says_what_the_frames_say(clips, speech):
     assert report.frames_seen == report.frames_used + report.frames_held_out
     assert report.frames_held_out == round(0.05 * report.frames_seen)
     assert report.variance > report.distortion[0] > report.distortion[1] > report.distortion[2] > 0
-    assert all(0 < usage <= 1 and 1 < perplexity <= 30 for usage, perplexity in zip(report.usage, report.perplexity))
+    assert all(
+        0 < usage <= 1 and 1 < perplexity <= 30
+        for usage, perplexity in zip(report.usage, report.perplexity, strict=True)
+    )
     assert report.table().count("\n") == 4
 
 

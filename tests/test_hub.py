@@ -98,6 +98,7 @@ def test_arguments_that_do_not_fit(folder):
     [
         ({"audiotok_format": 2}, "has format 2, this audiotok reads 1: upgrade"),
         ({"family": 5}, "'family' must be a str"),
+        ({"fingerprint": None}, "'fingerprint' must be a str"),
         ({"spec": None}, "'spec' must be a dict"),
         ({"spec": {"name": "x"}}, "incomplete"),
         ({"config": {"mel": {"colour": 1}}}, "does not describe a tokenizer"),

@@ -15,7 +15,8 @@ LAYERS = {
     "tokenizer": 5,
     **dict.fromkeys(("codec", "hub", "ssl"), 6),
     **dict.fromkeys(("backends", "convert", "dataset", "evaluate", "fit", "lm", "testing", "train"), 7),
-    **dict.fromkeys(("__init__", "__main__", "cli"), 8),
+    **dict.fromkeys(("__init__", "cli"), 8),
+    "__main__": 9,
 }
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from . import audio, errors
 from .catalog import Entry
 from .codes import Codes
+from .convert import convert
 from .fit import FitReport, fit_kmeans
 from .hub import DEFAULT, load
 from .registry import describe, list_tokenizers, register, register_family
@@ -27,6 +28,7 @@ __all__ = [
     "Spec",
     "Tokenizer",
     "audio",
+    "convert",
     "describe",
     "errors",
     "fit_kmeans",

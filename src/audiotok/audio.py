@@ -1,5 +1,6 @@
 """Audio in and out: read, write, resample, pad. soundfile reads, soxr resamples, nothing else does."""
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -53,11 +54,13 @@ def load(
     """
     name = getattr(source, "name", "audio data") if hasattr(source, "read") else os.fspath(source)
     try:
-        with soundfile.SoundFile(source) as file:
+        with soundfile.SoundFile(_libsndfile_name(source)) as file:
             target = sample_rate or file.samplerate
             pieces = list(_resampled(_mixed(file, channels, name), file.samplerate, target))
             missing = file.frames - file.tell() if file.seekable() else 0
             rate = file.samplerate
+    except TypeError as error:  # what soundfile makes of a .raw file
+        raise AudioFileError(f"cannot read {name}: raw samples have no header that says what they are") from error
     except soundfile.LibsndfileError as error:
         reason = "no such file" if not hasattr(source, "read") and not Path(name).exists() else str(error)
         raise AudioFileError(f"cannot read {name}: {reason}") from error
@@ -67,6 +70,13 @@ def load(
     if wav.shape[1] == 0:
         raise AudioFileError(f"{name} holds no samples")
     return wav, target
+
+
+def _libsndfile_name(source: str | os.PathLike[str] | BinaryIO) -> str | bytes | BinaryIO:
+    """On POSIX a path is bytes, so that names which are not UTF-8 can be read too."""
+    if not isinstance(source, str | os.PathLike):
+        return source
+    return os.fsencode(source) if os.name == "posix" else os.fspath(source)
 
 
 def _mixed(file: soundfile.SoundFile, channels: int | None, name: object) -> Iterator[npt.NDArray[np.float32]]:
@@ -127,8 +137,10 @@ def save(target: str | os.PathLike[str] | BinaryIO, wav: Tensor, sample_rate: in
         raise AudioFileError(f"cannot write {path}: use an ending such as .wav or .flac, not {path.suffix!r}")
     subtype = "OPUS" if ending == "OPUS" else None
     try:
+        data = io.BytesIO()  # libsndfile does not report a full disk through a file object
+        soundfile.write(data, samples, sample_rate, format=known[ending], subtype=subtype)
         with atomic_write(path) as file:
-            soundfile.write(file, samples, sample_rate, format=known[ending], subtype=subtype)
+            file.write(data.getbuffer())
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioFileError(f"cannot write {path}: {error}") from error
 

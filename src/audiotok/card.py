@@ -14,7 +14,7 @@ def model_card(spec: Spec, family: str, provenance: dict[str, Any]) -> str:
     rows = [
         ("sample rate", f"{spec.sample_rate} Hz, {spec.channels} channel{'s' * (spec.channels > 1)}"),
         ("frame rate", f"{spec.frame_rate:g} Hz (hop {spec.hop_length} samples)"),
-        ("codebooks", f"{spec.num_codebooks} × {_sizes(spec)}"),
+        ("codebooks", f"{spec.num_codebooks} x {_sizes(spec)}"),
         ("bit rate", f"{spec.bitrate_bps / 1000:g} kbit/s"),
         ("decodes", "yes" if spec.decodable else "no"),
         ("fewer codebooks decode", "yes" if spec.nested else "no"),

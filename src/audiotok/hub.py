@@ -13,7 +13,7 @@ from torch import Tensor
 from .catalog import Entry
 from .checkpoint import read_json, read_safetensors
 from .errors import CheckpointError, HubError, InputError, UnknownTokenizerError, UnsupportedError, hub_client_errors
-from .registry import describe, family_class, resolve
+from .registry import describe, entry_loader, family_class
 from .spec import Spec
 from .tokenizer import FORMAT, Tokenizer
 
@@ -61,10 +61,10 @@ def load(
         >>> tok.spec.num_codebooks, tok.spec.frame_rate
         (8, 50.0)
     """
-    name, where = _parse(name)
+    name, where = parse_name(name)
     if where == "catalog":
         entry = describe(name)
-        tokenizer: Tokenizer = resolve(entry.loader)(entry, revision, cache_dir)
+        tokenizer: Tokenizer = entry_loader(entry)(entry, revision, cache_dir)
     elif where == "hub":
         repository, _, at = name.partition("@")
         if at and revision and at != revision:
@@ -79,7 +79,7 @@ def load(
     return tokenizer.to(resolve_device(device), _dtype(dtype))
 
 
-def _parse(name: str | os.PathLike[str]) -> tuple[str, str]:
+def parse_name(name: str | os.PathLike[str]) -> tuple[str, str]:
     """The name as a string, and where to look: "folder", "hub" or "catalog"."""
     if not isinstance(name, str):
         return os.fspath(name), "folder"
@@ -103,7 +103,7 @@ def load_folder(folder: str | os.PathLike[str]) -> Tokenizer:
         raise UnknownTokenizerError(f"no such folder: {folder}")
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no config.json: it is not a tokenizer saved by audiotok")
-    config = _checked_config(folder / "config.json")
+    config = read_config(folder / "config.json")
     try:
         family, spec = family_class(config["family"]), Spec.from_dict(config["spec"])
         with torch.device("meta"):  # a config that lies about its sizes must not cost memory
@@ -125,14 +125,13 @@ def load_folder(folder: str | os.PathLike[str]) -> Tokenizer:
     return tokenizer
 
 
-def _checked_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.json of a saved folder, if it has everything that `load_folder` needs. Raises `CheckpointError`."""
     config = read_json(path)
     wanted: dict[str, type] = {
-        "family": str,
-        "spec": dict,
-        "config": dict,
+        **dict.fromkeys(("family", "fingerprint"), str),
+        **dict.fromkeys(("spec", "config", "provenance"), dict),
         "num_codebooks": int,
-        "provenance": dict,
     }
     if "audiotok_format" not in config:
         raise CheckpointError(
@@ -179,7 +178,7 @@ def load_repository(
         CheckpointError: it is there, but it is not a tokenizer saved by audiotok, or it is broken.
     """
     config = download(repository, "config.json", revision, cache_dir)
-    _checked_config(config)  # before the large file is fetched
+    read_config(config)  # before the large file is fetched
     download(repository, "model.safetensors", revision, cache_dir)
     tokenizer = load_folder(config.parent)
     tokenizer.spec = replace(tokenizer.spec, name=repository)

@@ -74,6 +74,14 @@ def describe(name: str) -> Entry:
     return entry
 
 
+def entry_loader(entry: Entry) -> Any:
+    """The function that loads an entry's tokenizer. Raises `PluginError` if it cannot be imported."""
+    try:
+        return resolve(entry.loader)
+    except (ImportError, AttributeError) as error:
+        raise PluginError(f"the loader of {entry.name!r} ({entry.loader}) cannot be imported: {error}") from error
+
+
 def family_class(family: str) -> Any:
     """The Tokenizer class of a family named in a saved folder.
 

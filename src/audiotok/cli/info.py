@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, InputError, UnknownTokenizerError
-from ..hub import DEFAULT, _checked_config, _parse, download
+from ..hub import DEFAULT, read_config, parse_name, download
 from ..registry import describe
 from ..spec import Spec
 from .exits import Exit
@@ -37,7 +37,7 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the facts."""
-    name, where = _parse(args.name)
+    name, where = parse_name(args.name)
     if where == "catalog":
         facts = {"kind": "catalog", **describe(name).to_dict()}
     elif where == "hub":
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _saved(path: Path) -> dict[str, Any]:
     """The facts of a saved tokenizer, with the rates that follow from its spec."""
-    config = _checked_config(path)
+    config = read_config(path)
     try:
         spec = Spec.from_dict(config["spec"])
     except InputError as error:

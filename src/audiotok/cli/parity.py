@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import audio
 from ..errors import AudioFileError, InputError
-from ..testing import Parity
+from ..testing import Parity, allowed_share
 from ..testing import parity as measure
 from ..tokenizer import Tokenizer
 from .exits import Exit
@@ -25,7 +25,6 @@ _WAYS = {
     "gpu": "on the GPU",
     "cpu": "on the CPU",
 }
-_MAY_DIFFER = ("bfloat16", "gpu", "cpu")  # other arithmetic
 
 
 def add_to(commands: Commands) -> None:
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if not wavs:
         raise InputError(f"none of the {len(files)} files can be read")
     found = measure(tokenizer, wavs)
-    allowed = {way.way: _allowed(way.way, tokenizer) for way in found}
+    allowed = {way.way: allowed_share(way.way, tokenizer) for way in found}
     wrong = [way.way for way in found if way.share > allowed[way.way]]
     if args.json:
         emit(_document(tokenizer, files, found, allowed, wrong) | {"failed": failed})
@@ -93,13 +92,6 @@ def _read(
         except (AudioFileError, InputError) as error:
             failed.append(failure(file, error))
     return wavs, failed
-
-
-def _allowed(way: str, tokenizer: Tokenizer) -> float:
-    """The share of codes that a way may change."""
-    if way in _MAY_DIFFER:
-        return 1.0
-    return tokenizer.chunk_miss_rate if way == "chunked" else 0.0
 
 
 def _document(
