@@ -45,9 +45,7 @@ def test_rotation_trick_is_straight_through_where_no_rotation_is_defined(entry):
     "make", [lambda: ResidualVQ(8, 16, 4), lambda: MultiScaleRVQ(8, 16), lambda: VectorQuantizer(8, 16)]
 )
 def test_residual_stages_together_are_one_identity(make):
-    options = VQOptions(commitment_weight=0.0)
     quantizer = make().train()
-    assert options.commitment_weight == 0
     x, weight = frames().requires_grad_(), frames(seed=5)
     (quantizer(x).quantized * weight).sum().backward()
     assert torch.equal(x.grad, weight)
@@ -58,7 +56,6 @@ def test_every_commitment_stage_reaches_the_encoder():
     gradients = []
     for stages in (1, 4):
         quantizer = ResidualVQ(8, 16, stages).train()
-        quantizer.load_state_dict(quantizer.state_dict())
         leaf = x.clone().requires_grad_()
         quantizer(leaf).loss.backward()
         gradients.append(leaf.grad)

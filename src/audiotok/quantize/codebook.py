@@ -62,17 +62,21 @@ class Codebook(nn.Module):
         check_positive(size=size, dim=dim)
         self.options = options = options or VQOptions()
         self.seed = seed
-        entries = torch.randn(size, dim, generator=torch.Generator().manual_seed(seed)) * dim**-0.5
+        entries = torch.empty(size, dim)
+        if not entries.is_meta:  # drawing there would import all of torch.compile, and `load` builds there first
+            entries.normal_(std=dim**-0.5, generator=torch.Generator().manual_seed(seed))
         if options.lookup == "cosine":
             entries = nn.functional.normalize(entries, dim=1)
         if options.update == "gradient":
             self.entries = nn.Parameter(entries)
         else:
             self.register_buffer("entries", entries)
-        self.register_buffer("uses", torch.ones(size))
-        self.register_buffer("sums", entries.clone() if options.update == "ema" else torch.zeros(0, dim))
-        self.register_buffer("started", torch.tensor(not options.kmeans_init or options.update == "frozen"))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        learns = options.update != "frozen"  # only then is there a state of training to save
+        sums = entries.clone() if options.update == "ema" else torch.zeros(0, dim)
+        self.register_buffer("uses", torch.ones(size), persistent=learns)
+        self.register_buffer("sums", sums, persistent=learns)
+        self.register_buffer("started", torch.tensor(not options.kmeans_init or not learns), persistent=learns)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64), persistent=learns)
         self._step: int | None = None  # `steps` and `started`, without asking the device each time
         self._waiting: bool | None = None
         self._table: Memo[SearchTable] = Memo()

@@ -5,6 +5,8 @@ Float32 products of different shapes round differently, so a frame that lies alm
 entries could change its code with the size of the batch. The product's error is bounded (Higham, Accuracy and
 Stability of Numerical Algorithms, 2002, section 3.5), so the few rows whose two best scores are closer than
 that bound are decided again in float64. No score matrix larger than a byte budget is ever held.
+
+On CPUs with bfloat16 products a first pass in bfloat16 does most of the work; the answer is the same (`screen`).
 """
 
 from dataclasses import dataclass
@@ -12,9 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .exact import exact_among
+from .screen import CoarseTable, screen
+
 _FOLDS = 32  # the score row is searched in this many slices: two short maxima beat one long arg-max by 1.2
-_CPU_BYTES = 16 << 20  # stays near the cache
+_CPU_BYTES = 8 << 20  # stays near the cache
 _GPU_BYTES = 256 << 20
+_LEAST_SCREENED = 64  # rows; with fewer a first pass does not pay
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class SearchTable:
     padded: Tensor  # [P, D], P >= V
     half_norms: Tensor  # [P]; infinite in the padding, so that it never wins
     largest: float  # largest |c|
+    coarse: CoarseTable | None  # for a first pass in bfloat16, where that pays
 
     @classmethod
     def of(cls, codebook: Tensor) -> "SearchTable":
@@ -38,7 +45,7 @@ class SearchTable:
             half_norms = padded.square().sum(1).mul_(0.5)
             largest = float(half_norms.amax().mul(2).sqrt()) if size else 0.0
             half_norms[size:] = torch.inf
-            return cls(entries, padded, half_norms, largest)
+            return cls(entries, padded, half_norms, largest, CoarseTable.of(padded, half_norms))
 
 
 def nearest(x: Tensor, table: SearchTable, *, max_bytes: int | None = None) -> Tensor:
@@ -47,7 +54,7 @@ def nearest(x: Tensor, table: SearchTable, *, max_bytes: int | None = None) -> T
     Args:
         x: [N, D] vectors of any float type, on the table's device.
         table: the codebook, from `SearchTable.of`.
-        max_bytes: largest score matrix to hold; default 16 MiB on CPU, 256 MiB elsewhere.
+        max_bytes: largest score matrix to hold; default 8 MiB on CPU, 256 MiB elsewhere.
 
     Returns:
         [N] int64 indices.
@@ -61,10 +68,14 @@ def nearest(x: Tensor, table: SearchTable, *, max_bytes: int | None = None) -> T
     rows = max(1, budget // (4 * len(table.padded)))
     found = torch.empty(len(x), dtype=torch.int64, device=x.device)
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        buffer = table.padded.new_empty(min(rows, len(x)), len(table.padded))
+        coarse = table.coarse if min(rows, len(x)) >= _LEAST_SCREENED else None
+        buffer = (table.padded if coarse is None else coarse.entries).new_empty(min(rows, len(x)), len(table.padded))
         for start in range(0, len(x), rows):
-            piece = x[start : start + rows]
-            found[start : start + rows] = _nearest_piece(piece, table, buffer[: len(piece)])
+            piece, out = x[start : start + rows], buffer[: len(x) - start]
+            if coarse is None:
+                found[start : start + rows] = _nearest_piece(piece, table, out)
+            else:
+                found[start : start + rows] = screen(piece, table.entries, table.half_norms, table.largest, coarse, out)
     return found
 
 
@@ -84,43 +95,20 @@ def _nearest_piece(x: Tensor, table: SearchTable, buffer: Tensor) -> Tensor:
     found = (fold * folded.shape[2] + column)[:, 0].clamp_(max=size - 1)  # a row of NaN could find the padding
 
     # With the true distance d to the entry found, a better one c has |x − c| <= d and so |c| <= |x| + d. That
-    # is a # tighter limit than the largest entry's norm, which one outlier would spoil for every row.
+    # is a tighter limit than the largest entry's norm, which one outlier would spoil for every row.
     best, second = best[:, 0], torch.maximum(columns.amax(1), within.amax(1))
     norms = torch.linalg.vector_norm(x32, dim=1)
     error = _relative_error(width, x.device)
     found_norms = table.half_norms[found].mul_(2).sqrt_()
     distances = norms.square().sub_(best, alpha=2).add_((norms + found_norms).square_(), alpha=2 * error)
     limit = norms.add(distances.clamp_(min=0).sqrt_()).mul_(1.001).clamp_(max=table.largest)
-    bound = error * limit * (norms + limit)
+    bound = error * limit * (norms + limit) + width * 2.0**-125 * (1 + limit)  # the second term: underflow
     unsure = (best - second <= 2 * bound).nonzero()[:, 0]
     for some in torch.split(unsure, max(1, len(buffer) // 8)):  # if all rows are ties, there are many pairs
         floor = best[some] - 2 * bound[some]
-        found[some] = _nearest_exact(x[some], scores[some] >= floor[:, None], table, 4 * buffer.numel())
+        row, entry = (scores[some] >= floor[:, None]).nonzero().unbind(1)
+        found[some] = exact_among(x[some], row, entry, table.entries, 4 * buffer.numel())
     return found
-
-
-def _nearest_exact(x: Tensor, possible: Tensor, table: SearchTable, max_bytes: int) -> Tensor:
-    """Float64 search of a few rows [N, D] among the entries possible [N, P], of which each has at least one.
-
-    Scores equal to within 1e-13 are a tie, and the lowest index wins it.
-    """
-    if x.device.type == "mps":  # has no float64
-        return _nearest_exact(x.cpu(), possible.cpu(), _to_cpu(table), max_bytes).to(x.device)
-    row, entry = possible.nonzero().unbind(1)
-    scores = torch.empty(len(row), dtype=torch.float64, device=x.device)
-    pairs = max(1, max_bytes // (8 * x.shape[1]))
-    for start in range(0, len(row), pairs):
-        part = slice(start, start + pairs)
-        c = table.entries[entry[part]].double()
-        scores[part] = (c * (x[row[part]].double() - 0.5 * c)).sum(1)
-    best = scores.new_full((len(x),), -torch.inf).scatter_reduce_(0, row, scores, "amax")
-    tie = 1e-13 * table.largest * (x.double().norm(dim=1) + table.largest)
-    candidate = torch.where(scores >= (best - tie)[row], entry, len(table.entries))
-    return entry.new_full((len(x),), len(table.entries)).scatter_reduce_(0, row, candidate, "amin")
-
-
-def _to_cpu(table: SearchTable) -> SearchTable:
-    return SearchTable(table.entries.cpu(), table.padded.cpu(), table.half_norms.cpu(), table.largest)
 
 
 def _relative_error(width: int, device: torch.device) -> float:
@@ -131,5 +119,5 @@ def _relative_error(width: int, device: torch.device) -> float:
         if device.type == "cuda":
             operands = 2.0**-11  # TensorFloat-32, or three bfloat16 products
         elif precision == "medium":
-            operands = 2.0**-9  # oneDNN may use bfloat16
+            operands = 2.0**-8  # oneDNN may use bfloat16
     return 2.05 * operands + (width + 4) * (2.0**-23 if operands else 2.0**-24)

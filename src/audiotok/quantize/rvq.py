@@ -38,7 +38,8 @@ class ResidualVQ(Quantizer):
     Quantizer dropout. In training each item of the batch, with probability `dropout`, keeps only its first n
     codebooks, n uniform from 1 to K. `quantized` is then the sum of those, and the dropped stages get no loss
     and no statistics from the item. Its tokens are whole all the same, [B, K, F] of real entries and no
-    filler: they index an embedding without care, and `decode(tokens)` is the full-rate vector.
+    filler: they index an embedding without care, and `decode(tokens)` is the full-rate vector. The draws follow from
+    the seed and start anew after loading.
 
     Args:
         dim: D.
