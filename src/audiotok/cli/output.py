@@ -75,7 +75,7 @@ def for_each(
     for item in tqdm(items, unit="file", disable=not bars):
         try:
             facts, line = work(item)
-        except Exception as error:
+        except (AudiotokError, OSError, RuntimeError) as error:  # RuntimeError: torch, for example out of memory
             if isinstance(error, _FATAL) or debugging():
                 raise
             failed += 1

@@ -1,7 +1,7 @@
 """Residual vector quantization: each codebook quantizes what the ones before it left over."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,8 @@ class ResidualVQ(Quantizer):
         (torch.Size([2, 4, 5]), True)
     """
 
+    draws: Tensor  # int64: training steps that drew, with `dropout`
+
     def __init__(
         self,
         dim: int,
@@ -95,7 +97,13 @@ class ResidualVQ(Quantizer):
             VectorQuantizer(dim, size, codebook_dim=codebook_dim, options=self.options, seed=seed + stage)
             for stage, size in enumerate(sizes[:1] if shared else sizes)
         )
-        self._draws = 0
+        self._drawn: int | None = None  # `draws`, without asking the device each time
+        if dropout:
+            self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._drawn = None
+        super()._load_from_state_dict(*args)
 
     def layer(self, stage: int) -> VectorQuantizer:
         """The quantizer of a stage."""
@@ -182,8 +190,9 @@ class ResidualVQ(Quantizer):
         """[B] int64: how many codebooks each item keeps in this training step."""
         depths = torch.full((batch,), self.num_codebooks)
         if self.dropout:
-            self._draws += 1
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self._draws) * 1009 + rank())
+            self._drawn = 1 + (int(self.draws) if self._drawn is None else self._drawn)
+            self.draws.fill_(self._drawn)
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self._drawn) * 1009 + rank())
             short = torch.rand(batch, generator=generator) < self.dropout
             drawn = torch.randint(1, self.num_codebooks + 1, (batch,), generator=generator)
             depths = torch.where(short, drawn, depths)
