@@ -62,7 +62,8 @@ def load(
     except TypeError as error:  # what soundfile makes of a .raw file
         raise AudioFileError(f"cannot read {name}: raw samples have no header that says what they are") from error
     except soundfile.LibsndfileError as error:
-        reason = "no such file" if not hasattr(source, "read") and not Path(name).exists() else str(error)
+        missing_file = not hasattr(source, "read") and not Path(name).exists()
+        reason = "no such file" if missing_file else error.error_string
         raise AudioFileError(f"cannot read {name}: {reason}") from error
     if missing > 0:
         raise AudioFileError(f"{name} is truncated: {missing / rate:.2f} s that its header promises are missing")
