@@ -23,8 +23,8 @@ from .engines import Engine, choose_engine, fit_centroids
 from .report import FitReport, measure
 from .sample import FrameSample
 
-ROWS_PER_CENTROID = 256
-ITERATIONS = 5
+ROWS_PER_CENTROID = 384
+ITERATIONS = 7
 _HELD_OUT = 0.05  # share of files (of frames, when there are few files)
 _HELD_OUT_FRAMES = 50_000
 _MANY_FILES = 20
@@ -59,9 +59,9 @@ def fit_kmeans(
         k: entries per codebook.
         num_codebooks: K.
         engine: "faiss", "torch", or "auto": FAISS on a CPU where it is installed.
-        max_frames: sampled to fit on; default 256·k, within `max_bytes`.
+        max_frames: sampled to fit on; default 384·k, within `max_bytes`.
         max_bytes: largest sample to hold.
-        iterations: of Lloyd's algorithm, from a k-means++ start.
+        iterations: of Lloyd's algorithm, from a k-means++ start; the first half on a quarter of the sample.
         seed: of the sample and the start. On a CPU the same seed gives the same tokenizer.
         device: where to fit.
         name: of the tokenizer; default from features, k and num_codebooks.
