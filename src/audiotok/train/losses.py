@@ -1,0 +1,50 @@
+"""Losses of adversarial training of a waveform (HiFi-GAN, arXiv 2010.05646, section 2.3)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..nn.discriminators import Judgement
+from ..ssl.logmel import LogMel
+
+Adversarial = Literal["lsgan", "hinge"]
+
+
+def discriminator_loss(real: list[Judgement], fake: list[Judgement], kind: Adversarial) -> Tensor:
+    """Real scores towards 1, fake ones towards 0 (least squares) or -1 (hinge), summed over discriminators."""
+    losses = []
+    for (right, _), (wrong, _) in zip(real, fake, strict=True):
+        if kind == "hinge":
+            losses.append(functional.relu(1 - right).mean() + functional.relu(1 + wrong).mean())
+        else:
+            losses.append((right - 1).square().mean() + wrong.square().mean())
+    return torch.stack(losses).sum()
+
+
+def generator_loss(fake: list[Judgement], kind: Adversarial) -> Tensor:
+    """Fake scores towards 1 (least squares) or upwards (hinge), summed over discriminators."""
+    losses = [-score.mean() if kind == "hinge" else (score - 1).square().mean() for score, _ in fake]
+    return torch.stack(losses).sum()
+
+
+def feature_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
+    """Mean absolute difference of every feature map, summed (the real ones are targets)."""
+    losses = [
+        (wrong - right.detach()).abs().mean()
+        for (_, right_maps), (_, wrong_maps) in zip(real, fake, strict=True)
+        for right, wrong in zip(right_maps, wrong_maps, strict=True)
+    ]
+    return torch.stack(losses).sum()
+
+
+def mel_of(sample_rate: int) -> LogMel:
+    """The log-mel frames that are compared: windows of about 64 ms, four to a window, 80 bands."""
+    n_fft = 2 ** round(torch.log2(torch.tensor(0.064 * sample_rate)).item())
+    return LogMel(sample_rate=sample_rate, n_fft=n_fft, hop_length=n_fft // 4, n_mels=80, floor=1e-5)
+
+
+def mel_loss(wav: Tensor, target: Tensor, mel: LogMel) -> Tensor:
+    """Mean absolute difference of log-mel frames of [B, 1, T] waveforms."""
+    return (mel(wav[:, 0].float()) - mel(target[:, 0].float())).abs().mean()
