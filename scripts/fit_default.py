@@ -84,7 +84,8 @@ def main() -> None:
         "fitted_on": f"{sum(row['duration'] for row in train) / 3600:.1f} hours of speech, music and effects from "
         "Debian packages; no single clip can be had back from cluster centres",
         "sources": SOURCES,
-        "how": "scripts/fit_default.py: residual k-means, k-means++ start, 20 steps of Lloyd's algorithm, 10 on a quarter of the frames, 10 on all",
+        "how": "scripts/fit_default.py: residual k-means over all frames, k-means++ start, 20 steps of Lloyd's "
+        "algorithm, the first 10 on a quarter of the frames",
         "fit": tokenizer.provenance["fit"],
         "variance_left_on_test": {
             domain: distortion(tokenizer, [args.corpus / row["path"] for row in found])

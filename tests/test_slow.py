@@ -59,9 +59,7 @@ def test_the_wheel_holds_everything_and_works_from_elsewhere(tmp_path):
     assert "audiotok/py.typed" in names
     assert wheel.stat().st_size < 5e6
     target = tmp_path / "site"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, wheel], check=True
-    )
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, wheel], check=True)
     code = "import audiotok; print(audiotok.__file__, audiotok.load().encode([0.0] * 640).tokens.shape)"
     result = subprocess.run(
         [sys.executable, "-c", code],
@@ -94,7 +92,9 @@ def test_encoding_killed_at_any_moment_leaves_no_half_written_codes(clips, tmp_p
         assert found
 
 
-@pytest.mark.parametrize("arguments", [["training_loop.py", "{audio}", "--steps", "30"], ["fit_and_use.py", "{audio}", "{out}"]])
+@pytest.mark.parametrize(
+    "arguments", [["training_loop.py", "{audio}", "--steps", "30"], ["fit_and_use.py", "{audio}", "{out}"]]
+)
 def test_examples_run(arguments, clips, tmp_path):
     values = {"audio": str(clips[0].parent), "out": str(tmp_path)}
     command = [argument.format(**values) for argument in arguments]

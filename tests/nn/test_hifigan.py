@@ -1,6 +1,5 @@
 """The generator's length, receptive field and shortest input are what it says they are."""
 
-
 import pytest
 import torch
 
@@ -44,7 +43,9 @@ def test_context_frames_is_the_receptive_field_no_more_no_less(name):
 @pytest.mark.parametrize("name", SHAPES)
 def test_min_frames_is_the_shortest_input(name):
     model = generator(name)
-    assert model(torch.zeros(1, 3, model.min_frames, dtype=torch.float64)).shape[2] == model.min_frames * model.hop_length
+    assert (
+        model(torch.zeros(1, 3, model.min_frames, dtype=torch.float64)).shape[2] == model.min_frames * model.hop_length
+    )
     if model.min_frames > 1:
         with pytest.raises(RuntimeError, match="[Pp]adding"):
             model(torch.zeros(1, 3, model.min_frames - 1, dtype=torch.float64))

@@ -8,7 +8,6 @@ from audiotok.errors import CheckpointError
 from audiotok.nn.weight_norm import fold_weight_norm
 
 
-
 @pytest.mark.parametrize("dim", [0, 1, 2])
 def test_the_parametrized_spelling_gives_the_weight_torch_uses(dim):
     module = nn.Conv1d(6, 8, 5)

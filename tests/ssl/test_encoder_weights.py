@@ -51,7 +51,7 @@ def test_every_form_of_the_weights_gives_the_same_encoder(name, tmp_path):
         encoder = load_encoder(folder, [2])
         assert encoder.config == config_of(name)
         assert {value.dtype for value in encoder.state_dict().values()} == {torch.float32}
-        limit = 1.0 if form is halves else 2e-6
+        limit = 0.1 if form is halves else 2e-6
         assert (encoder(wav)[2] - want).abs().max() <= limit * want.abs().max()
 
 
@@ -60,7 +60,7 @@ def test_layers_that_nobody_asked_for_may_be_missing(tmp_path):
     folder = published(tmp_path, "wavlm-base", state)
     wav = torch.randn(1, 6000)
     assert torch.equal(load_encoder(folder, [2])(wav)[2], ours("wavlm-base")(wav)[2])
-    with pytest.raises(CheckpointError, match=r"18 weights that layers up to 3 need are missing: encoder.layers.2"):
+    with pytest.raises(CheckpointError, match=r"19 weights that layers up to 3 need are missing: encoder.layers.2"):
         load_encoder(folder, [3])
 
 

@@ -230,7 +230,9 @@ def test_normalised_speakers_have_no_loudness():
     loud = vocoder.decode(tokens, speaker=10 * speaker)
     torch.testing.assert_close(loud, vocoder.decode(tokens, speaker=speaker), rtol=0, atol=1e-5)
     plain = small_vocoder(speaker_dim=4)
-    assert float((plain.decode(tokens, speaker=10 * speaker) - plain.decode(tokens, speaker=speaker)).abs().max()) > 0.01
+    assert (
+        float((plain.decode(tokens, speaker=10 * speaker) - plain.decode(tokens, speaker=speaker)).abs().max()) > 0.01
+    )
 
 
 def test_durations_are_at_least_one_frame_and_make_the_length():

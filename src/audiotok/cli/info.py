@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, InputError, UnknownTokenizerError
-from ..hub import DEFAULT, read_config, parse_name, download
+from ..hub import DEFAULT, download, parse_name, read_config
 from ..registry import describe
 from ..spec import Spec
 from .exits import Exit

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
@@ -41,10 +41,8 @@ class PeriodDiscriminator(nn.Module):
         self.period = period
         channels = [1, *(max(1, count // shrink) for count in _PERIOD_CHANNELS)]
         self.convs = nn.ModuleList(
-            parametrizations.weight_norm(
-                nn.Conv2d(one, other, (5, 1), stride=(3 if i < 4 else 1, 1), padding=(2, 0))
-            )
-            for i, (one, other) in enumerate(zip(channels, channels[1:], strict=False))
+            parametrizations.weight_norm(nn.Conv2d(one, other, (5, 1), stride=(3 if i < 4 else 1, 1), padding=(2, 0)))
+            for i, (one, other) in enumerate(pairwise(channels))
         )
         self.last = parametrizations.weight_norm(nn.Conv2d(channels[-1], 1, (3, 1), padding=(1, 0)))
 
@@ -53,7 +51,7 @@ class PeriodDiscriminator(nn.Module):
         missing = -wav.shape[2] % self.period
         if missing:
             wav = functional.pad(wav, (0, missing), mode="reflect")
-        x = wav.unflatten(2, (-1, self.period))  # [B, 1, T / period, period]
+        x = wav.reshape(len(wav), 1, -1, self.period)  # [B, 1, T / period, period]
         return _judge(x, self.convs, self.last)
 
 

@@ -1,0 +1,430 @@
+"""Train a unit vocoder on one's own tokens (arXiv 2406.10735), adversarially as HiFi-GAN (arXiv 2010.05646)."""
+
+import importlib
+import itertools
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+from tqdm import tqdm
+
+from .. import audio
+from ..checkpoint import read_json, write_json
+from ..errors import AudiotokError, InputError, MissingDependencyError
+from ..files import atomic_write
+from ..nn.discriminators import Discriminators
+from ..ssl.vocoder import UnitVocoder
+from ..ssl.vocoder_config import VocoderConfig
+from ..ssl.vocoder_files import save_vocoder
+from ..tokenizer import Tokenizer
+from .losses import Adversarial, discriminator_loss, feature_loss, generator_loss, mel_loss, mel_of
+from .segments import Segments
+from .sizes import Size, discriminator_shrink, vocoder_config
+
+_KEPT_CHECKPOINTS = 2
+_LOG = "log.jsonl"
+_HELD_OUT_ROWS = 8
+
+
+@dataclass(frozen=True)
+class VocoderTraining:
+    """How a vocoder is trained. The defaults are HiFi-GAN's, with the layer dropout of arXiv 2406.10735.
+
+    Attributes:
+        steps: in all, the ones before a resumed run included.
+        batch_size: segments per step and process.
+        segment_seconds: of a segment.
+        size: of the networks, see `vocoder_config`; where a configuration is given, of the discriminators only.
+        min_layers: fewest layers drawn for a step.
+        learning_rate, betas: of AdamW, for both sides.
+        decay: factor of the learning rate per 1000 steps.
+        mel_weight, feature_weight: of these losses beside the adversarial one.
+        adversarial: "lsgan" (least squares) or "hinge".
+        adversarial_from: first step with discriminators; before it only the mel loss is minimised.
+        precision: "no" (float32), "bf16" or "fp16".
+        save_every: steps between checkpoints.
+        log_every: steps between lines of the log.
+        seed: of weights, segments and layers.
+    """
+
+    steps: int = 500_000
+    batch_size: int = 16
+    segment_seconds: float = 0.56
+    size: Size = "published"
+    min_layers: int = 1
+    learning_rate: float = 2e-4
+    betas: tuple[float, float] = (0.8, 0.99)
+    decay: float = 0.999
+    mel_weight: float = 45.0
+    feature_weight: float = 2.0
+    adversarial: Adversarial = "lsgan"
+    adversarial_from: int = 0
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    save_every: int = 5000
+    log_every: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "min_layers", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("segment_seconds", "learning_rate", "mel_weight", "feature_weight"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
+        if not 0 < self.decay <= 1 or self.adversarial_from < 0 or self.seed < 0:
+            raise InputError("decay must lie in 0..1, adversarial_from and seed must be at least 0")
+        if self.adversarial not in ("lsgan", "hinge") or self.precision not in ("no", "bf16", "fp16"):
+            raise InputError(f"no adversarial loss {self.adversarial!r}, or no precision {self.precision!r}")
+
+
+@dataclass(frozen=True)
+class VocoderReport:
+    """What a training did.
+
+    Attributes:
+        folder: the result, for `load_vocoder`.
+        steps: done in all; resumed_from: how many of them before this run.
+        files, files_failed, files_held_out, hours: of audio.
+        mel_before, mel_after: mean absolute log-mel difference on held-out segments, all layers given.
+        mel_by_layers: the same afterwards for the first layer alone, the first two, and so on.
+        seconds: of this run.
+    """
+
+    folder: str
+    steps: int
+    resumed_from: int
+    files: int
+    files_failed: int
+    files_held_out: int
+    hours: float
+    mel_before: float
+    mel_after: float
+    mel_by_layers: dict[str, float]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def draw_layers(count: int, *, seed: int, step: int, fewest: int = 1) -> list[int]:
+    """Places of the layers given to the vocoder in one step, ascending: first how many, uniformly from `fewest` to
+    all, then which, uniformly without replacement. The expected loss over such draws is what is minimised (layer
+    dropout, arXiv 2406.10735, equation 3).
+
+    Example:
+        >>> [draw_layers(6, seed=0, step=step) for step in range(3)]
+        [[2, 3, 4, 5], [0, 1, 2, 3, 4, 5], [0, 2, 3, 4]]
+    """
+    random = np.random.default_rng([seed, 3, step])
+    kept = int(random.integers(min(fewest, count), count + 1))
+    return sorted(random.choice(count, kept, replace=False).tolist())
+
+
+def train_vocoder(
+    tokenizer: Tokenizer,
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    training: VocoderTraining | None = None,
+    config: VocoderConfig | None = None,
+    layers: Sequence[int] | None = None,
+    resume: bool = True,
+    device: Literal["auto", "cpu"] = "auto",
+    progress: bool = True,
+) -> VocoderReport:
+    """Trains a vocoder that decodes any subset of a tokenizer's rows of tokens.
+
+    A run that is stopped goes on from its last checkpoint, and gives on a CPU bit for bit what it would have given
+    uninterrupted: segments and layers of a step depend on the seed and the step alone. Under `accelerate launch`
+    every process draws segments of its own.
+
+    Args:
+        tokenizer: any with mono audio; each codebook is a layer.
+        source: audio, a folder (searched with its subfolders), a file, or a list of them.
+        out: folder for config.json and model.safetensors (the result, written with every checkpoint), log.jsonl,
+            tokens.safetensors and checkpoints/.
+        training: how.
+        config: sizes of the vocoder; default `vocoder_config` of the tokenizer and `training.size`.
+        layers: the layers' own numbers; default those of `config`, the tokenizer's `layers`, or 0, 1, ...
+        resume: whether to go on from a checkpoint in `out`; otherwise a folder with one is refused.
+        device: "auto" leaves it to Accelerate.
+        progress: whether to show bars.
+
+    Raises:
+        InputError: arguments that do not fit, or a checkpoint of another training.
+        FitError: no audio that can be used. MissingDependencyError: accelerate is not installed.
+        AudiotokError: a loss that is not finite.
+    """
+    training = training or VocoderTraining()
+    config = config or vocoder_config(tokenizer.spec, training.size, layers=_layers(tokenizer, layers))
+    if config.codebook_sizes != tokenizer.spec.codebook_sizes or config.speaker_dim or config.duration_dim:
+        raise InputError(
+            f"the vocoder must be for codebooks {tokenizer.spec.codebook_sizes}, without speaker vectors and durations"
+        )
+    if layers is not None and tuple(layers) != config.layers:
+        raise InputError(f"layers {tuple(layers)} are not those of the configuration, {config.layers}")
+    if training.min_layers > len(config.layers):
+        raise InputError(f"min_layers is {training.min_layers}, but there are {len(config.layers)} layers")
+    run = _Run(tokenizer, audio.find_audio(source), Path(out), training, config, resume, device, progress)
+    return run.train()
+
+
+def _layers(tokenizer: Tokenizer, layers: Sequence[int] | None) -> Sequence[int] | None:
+    own = getattr(tokenizer, "layers", None)
+    return own if layers is None and isinstance(own, list | tuple) else layers
+
+
+def _accelerate() -> Any:
+    try:
+        return importlib.import_module("accelerate")
+    except Exception as error:  # a broken installation raises whatever it likes
+        raise MissingDependencyError("training needs accelerate: pip install 'audiotok[train]'") from error
+
+
+class _Run:
+    """One training: the networks, their optimizers, the data, and where it stands."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        files: list[Path],
+        out: Path,
+        training: VocoderTraining,
+        config: VocoderConfig,
+        resume: bool,
+        device: str,
+        progress: bool,
+    ) -> None:
+        self.started = time.perf_counter()
+        self.accelerator = _accelerate().Accelerator(
+            cpu=device == "cpu", mixed_precision=training.precision, step_scheduler_with_optimizer=False
+        )
+        self.main: bool = self.accelerator.is_main_process
+        self.out, self.training, self.progress = out, training, progress and self.main
+        self.facts = json.loads(json.dumps({"training": asdict(training), "vocoder": config.to_dict()}))
+        self.facts["tokenizer"] = {"name": tokenizer.spec.name, "fingerprint": tokenizer.fingerprint}
+        checkpoint = _latest(out)
+        if checkpoint is not None:
+            self._check_resumable(checkpoint, resume)
+        out.mkdir(parents=True, exist_ok=True)
+
+        hop, rate = math.prod(config.upsample_factors), tokenizer.spec.sample_rate
+        if hop != tokenizer.spec.hop_length or config.sample_rate != rate:
+            raise InputError(
+                f"the vocoder makes {hop} samples per frame at {config.sample_rate} Hz, {tokenizer.spec.name} wants "
+                f"{tokenizer.spec.hop_length} at {rate} Hz"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            vocoder = with_weight_norm(UnitVocoder(config))
+            judges = Discriminators(shrink=discriminator_shrink(training.size))
+        frames = max(round(training.segment_seconds * rate / hop), vocoder.generator.min_frames)
+        cache = out / "tokens.safetensors"
+        with self.accelerator.main_process_first():  # it tokenizes, the others read what it kept
+            self.data = Segments(
+                tokenizer, files, frames=frames, seed=training.seed, cache=cache, progress=self.progress
+            )
+        self.num_files = len(files)
+        self.mel = mel_of(rate)
+        self.vocoder, self.judges, self.optimizer, self.judges_optimizer = self.accelerator.prepare(
+            vocoder,
+            judges,
+            torch.optim.AdamW(vocoder.parameters(), training.learning_rate, training.betas),
+            torch.optim.AdamW(judges.parameters(), training.learning_rate, training.betas),
+        )
+        self.step = 0
+        if checkpoint is not None:
+            self.accelerator.load_state(str(checkpoint))
+            self.step = _step_of(checkpoint)
+        self.resumed_from = self.step
+
+    def train(self) -> VocoderReport:
+        training = self.training
+        lines = self._old_lines()
+        before = lines[0]["mel_before"] if lines else self._mel(len(self._plain.layers))
+        lines = lines or [{"mel_before": before}]
+        bar = tqdm(total=training.steps, initial=self.step, desc="training", unit="step", disable=not self.progress)
+        ahead = ThreadPoolExecutor(1)
+        with bar, ahead:
+            batch = ahead.submit(self._batch, self.step)
+            while self.step < training.steps:
+                current = batch.result()
+                batch = ahead.submit(self._batch, min(self.step + 1, training.steps - 1))
+                losses = self._one_step(*current)
+                self.step += 1
+                bar.update()
+                last = self.step == training.steps
+                if last or self.step % training.log_every == 0:
+                    lines.append(self._line(losses))
+                    bar.set_postfix(mel=f"{lines[-1]['mel']:.3f}")
+                if last or self.step % training.save_every == 0:
+                    self._save(lines)
+        by_layers = {
+            ",".join(map(str, self._plain.layers[:count])): self._mel(count)
+            for count in range(1, len(self._plain.layers) + 1)
+        }
+        report = VocoderReport(
+            folder=str(self.out),
+            steps=self.step,
+            resumed_from=self.resumed_from,
+            files=self.num_files,
+            files_failed=len(self.data.failed),
+            files_held_out=self.data.num_held_out,
+            hours=self.data.seconds / 3600,
+            mel_before=before,
+            mel_after=list(by_layers.values())[-1],
+            mel_by_layers=by_layers,
+            seconds=time.perf_counter() - self.started,
+        )
+        if self.main:
+            self._write_result({"train": report.to_dict()})
+        self.accelerator.wait_for_everyone()
+        return report
+
+    @property
+    def _plain(self) -> UnitVocoder:
+        plain: UnitVocoder = self.accelerator.unwrap_model(self.vocoder)
+        return plain
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        return self.data.draw(step, self.training.batch_size, process=self.accelerator.process_index)
+
+    def _one_step(self, tokens: Tensor, wav: Tensor) -> dict[str, Tensor]:
+        training = self.training
+        rate = training.learning_rate * training.decay ** (self.step / 1000)
+        for group in itertools.chain(self.optimizer.param_groups, self.judges_optimizer.param_groups):
+            group["lr"] = rate
+        config = self._plain.config
+        places = draw_layers(len(config.layers), seed=training.seed, step=self.step, fewest=training.min_layers)
+        tokens, wav = tokens.to(self.accelerator.device), wav.to(self.accelerator.device)
+        fake = self.vocoder(tokens[:, places], layers=[config.layers[place] for place in places])
+        losses = {}
+        judging = self.step >= training.adversarial_from
+        if judging:
+            # Real and made-up audio in one call: one forward per backward, as distributed training wants it.
+            real_view, fake_view = _halves(self.judges(torch.cat([wav, fake.detach()])))
+            losses["discriminator"] = discriminator_loss(real_view, fake_view, training.adversarial)
+            self.accelerator.backward(losses["discriminator"])
+            self.judges_optimizer.step()
+            self.judges_optimizer.zero_grad()
+        losses["mel"] = mel_loss(fake, wav, self.mel)
+        total = training.mel_weight * losses["mel"]
+        if judging:
+            judges: nn.Module = self.accelerator.unwrap_model(self.judges)
+            judges.requires_grad_(False)  # this backward is the vocoder's alone
+            with self.accelerator.autocast():
+                real_view, fake_view = _halves(judges(torch.cat([wav, fake])))
+            judges.requires_grad_(True)
+            losses["feature"] = feature_loss(real_view, fake_view)
+            losses["adversarial"] = generator_loss(fake_view, training.adversarial)
+            total = total + training.feature_weight * losses["feature"] + losses["adversarial"]
+        self.accelerator.backward(total)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        losses["total"] = total
+        return {name: value.detach() for name, value in losses.items()}
+
+    @torch.no_grad()
+    def _mel(self, num_layers: int) -> float:
+        """On held-out segments, the first layers given."""
+        tokens, wav = (one.to(self.accelerator.device) for one in self.data.held_out(_HELD_OUT_ROWS))
+        plain = self._plain
+        fake = plain(tokens[:, :num_layers], layers=plain.layers[:num_layers])
+        return float(mel_loss(fake, wav, self.mel))
+
+    def _line(self, losses: dict[str, Tensor]) -> dict[str, Any]:
+        values = {name: float(self.accelerator.reduce(value, "mean")) for name, value in losses.items()}
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if wrong:
+            raise AudiotokError(
+                f"step {self.step}: the {wrong[0]} loss is not finite: lower learning_rate, or use precision "
+                '"no"; the last checkpoint is from before'
+            )
+        return {"step": self.step, **values, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+
+    def _save(self, lines: list[dict[str, Any]]) -> None:
+        """A checkpoint under a temporary name, renamed when it is whole; then the result and the log."""
+        folder = self.out / "checkpoints" / f"step-{self.step:09d}"
+        unfinished = folder.with_name(folder.name + ".tmp")
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(unfinished))
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            write_json(unfinished / "training.json", self.facts)
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.replace(folder)
+            for old in _checkpoints(self.out)[:-_KEPT_CHECKPOINTS]:
+                shutil.rmtree(old)
+            with atomic_write(self.out / _LOG) as file:
+                file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+            self._write_result({})
+        self.accelerator.wait_for_everyone()
+
+    def _write_result(self, facts: dict[str, Any]) -> None:
+        save_vocoder(self._plain, self.out, provenance={**self.facts, "steps": self.step, **facts})
+
+    def _old_lines(self) -> list[dict[str, Any]]:
+        """The log up to the step that is resumed from."""
+        path = self.out / _LOG
+        if not self.step or not path.exists():
+            return []
+        with suppress(ValueError):
+            lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            return [line for line in lines if line.get("step", 0) <= self.step]
+        return []
+
+    def _check_resumable(self, checkpoint: Path, resume: bool) -> None:
+        if not resume:
+            raise InputError(f"{checkpoint.parent} holds a training: name another folder, or resume it")
+        old = read_json(checkpoint / "training.json")
+        free = {"steps", "save_every", "log_every"}  # may change on the way
+        for part in ("training", "vocoder", "tokenizer"):
+            one, other = old.get(part, {}), self.facts[part]
+            changed = [name for name in other if one.get(name) != other[name] and name not in free]
+            if changed:
+                raise InputError(
+                    f"{checkpoint} is of a training with another {changed[0]} ({str(one.get(changed[0]))[:100]}, now "
+                    f"{str(other[changed[0]])[:100]}): name another folder"
+                )
+
+
+def with_weight_norm(vocoder: UnitVocoder) -> UnitVocoder:
+    """The same vocoder with weight norm on every convolution of its generator, as HiFi-GAN is trained."""
+    for module in list(vocoder.generator.modules()):
+        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d) and not parametrize.is_parametrized(module):
+            parametrizations.weight_norm(module)
+    return vocoder
+
+
+def _halves(judged: list[tuple[Tensor, list[Tensor]]]) -> tuple[Any, Any]:
+    """What was said of the first and of the second half of a batch."""
+    first = [(score.chunk(2)[0], [one.chunk(2)[0] for one in maps]) for score, maps in judged]
+    second = [(score.chunk(2)[1], [one.chunk(2)[1] for one in maps]) for score, maps in judged]
+    return first, second
+
+
+def _checkpoints(out: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    found = (out / "checkpoints").glob("step-*") if (out / "checkpoints").is_dir() else iter(())
+    return sorted(path for path in found if path.name[5:].isdecimal() and (path / "training.json").exists())
+
+
+def _latest(out: Path) -> Path | None:
+    return next(reversed(_checkpoints(out)), None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name[5:])
