@@ -16,7 +16,10 @@ from .catalog import ENTRIES, Entry
 from .errors import PluginError, UnknownTokenizerError
 
 #: Classes that read the folders written by `Tokenizer.save`, by the family named there.
-FAMILIES: dict[str, str] = {"logmel-kmeans": "audiotok.ssl.logmel_kmeans:LogMelKMeans"}
+FAMILIES: dict[str, str] = {
+    "logmel-kmeans": "audiotok.ssl.logmel_kmeans:LogMelKMeans",
+    "ssl-kmeans": "audiotok.ssl.tokenizer:SSLKMeans",
+}
 
 _registered: dict[str, Entry] = {}
 _registered_families: dict[str, type] = {}

@@ -250,6 +250,12 @@ def test_weights_of_another_network_are_refused(folder, spoil, message):
         load_vocoder(folder, layers=range(6))
 
 
+def test_a_config_json_of_upstreams_own_changes_nothing(folder):
+    expected = load_vocoder(folder, layers=range(6)).decode(TOKENS)
+    (folder / "config.json").write_text('{"speechbrain_interface": "UnitHIFIGAN"}')
+    assert torch.equal(load_vocoder(folder, layers=range(6)).decode(TOKENS), expected)
+
+
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(CheckpointError, match="generator.ckpt: wanted a torch checkpoint, found no such file"):
         load_vocoder(tmp_path, layers=range(6))

@@ -90,6 +90,7 @@ class Discriminators(nn.Module):
         shrink: what the paper's channels are divided by, 1 to 128.
 
     Example:
+        >>> import torch
         >>> judgements = Discriminators(shrink=64)(torch.zeros(2, 1, 800))
         >>> len(judgements), judgements[0][0].shape[0]
         (8, 2)

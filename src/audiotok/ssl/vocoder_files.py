@@ -61,7 +61,7 @@ def load_vocoder(folder: str | os.PathLike[str], *, layers: Sequence[int] | None
         InputError: the layers are not given and not to be found, or do not fit its vocabulary.
     """
     folder = Path(folder)
-    if (folder / "config.json").exists():
+    if (folder / "config.json").exists() and not (folder / "generator.ckpt").exists():
         return _load_ours(folder, layers)
     state = renamed_state(read_torch(folder / "generator.ckpt"), folder / "generator.ckpt")
     sizes = [size for _, size in _kmeans_files(folder)]

@@ -1,5 +1,6 @@
 """Training with Accelerate."""
 
-from .vocoder import VocoderReport, VocoderTraining, train_vocoder
+from .vocoder import train_vocoder
+from .vocoder_training import VocoderReport, VocoderTraining
 
 __all__ = ["VocoderReport", "VocoderTraining", "train_vocoder"]

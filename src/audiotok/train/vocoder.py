@@ -10,14 +10,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
 from tqdm import tqdm
 
 from .. import audio
@@ -29,108 +27,15 @@ from ..ssl.vocoder import UnitVocoder
 from ..ssl.vocoder_config import VocoderConfig
 from ..ssl.vocoder_files import save_vocoder
 from ..tokenizer import Tokenizer
-from .losses import Adversarial, discriminator_loss, feature_loss, generator_loss, mel_loss, mel_of
+from .losses import discriminator_loss, feature_loss, generator_loss, mel_loss, mel_of
 from .segments import Segments
-from .sizes import Size, discriminator_shrink, vocoder_config
+from .sizes import discriminator_shrink, vocoder_config
+from .vocoder_parts import draw_layers, embed_centroids, with_weight_norm
+from .vocoder_training import VocoderReport, VocoderTraining
 
 _KEPT_CHECKPOINTS = 2
 _LOG = "log.jsonl"
 _HELD_OUT_ROWS = 8
-
-
-@dataclass(frozen=True)
-class VocoderTraining:
-    """How a vocoder is trained. The defaults are HiFi-GAN's, with the layer dropout of arXiv 2406.10735.
-
-    Attributes:
-        steps: in all, the ones before a resumed run included.
-        batch_size: segments per step and process.
-        segment_seconds: of a segment.
-        size: of the networks, see `vocoder_config`; where a configuration is given, of the discriminators only.
-        min_layers: fewest layers drawn for a step.
-        learning_rate, betas: of AdamW, for both sides.
-        decay: factor of the learning rate per 1000 steps.
-        mel_weight, feature_weight: of these losses beside the adversarial one.
-        adversarial: "lsgan" (least squares) or "hinge".
-        adversarial_from: first step with discriminators; before it only the mel loss is minimised.
-        precision: "no" (float32), "bf16" or "fp16".
-        save_every: steps between checkpoints.
-        log_every: steps between lines of the log.
-        seed: of weights, segments and layers.
-    """
-
-    steps: int = 500_000
-    batch_size: int = 16
-    segment_seconds: float = 0.56
-    size: Size = "published"
-    min_layers: int = 1
-    learning_rate: float = 2e-4
-    betas: tuple[float, float] = (0.8, 0.99)
-    decay: float = 0.999
-    mel_weight: float = 45.0
-    feature_weight: float = 2.0
-    adversarial: Adversarial = "lsgan"
-    adversarial_from: int = 0
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    save_every: int = 5000
-    log_every: int = 50
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "min_layers", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("segment_seconds", "learning_rate", "mel_weight", "feature_weight"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
-        if not 0 < self.decay <= 1 or self.adversarial_from < 0 or self.seed < 0:
-            raise InputError("decay must lie in 0..1, adversarial_from and seed must be at least 0")
-        if self.adversarial not in ("lsgan", "hinge") or self.precision not in ("no", "bf16", "fp16"):
-            raise InputError(f"no adversarial loss {self.adversarial!r}, or no precision {self.precision!r}")
-
-
-@dataclass(frozen=True)
-class VocoderReport:
-    """What a training did.
-
-    Attributes:
-        folder: the result, for `load_vocoder`.
-        steps: done in all; resumed_from: how many of them before this run.
-        files, files_failed, files_held_out, hours: of audio.
-        mel_before, mel_after: mean absolute log-mel difference on held-out segments, all layers given.
-        mel_by_layers: the same afterwards for the first layer alone, the first two, and so on.
-        seconds: of this run.
-    """
-
-    folder: str
-    steps: int
-    resumed_from: int
-    files: int
-    files_failed: int
-    files_held_out: int
-    hours: float
-    mel_before: float
-    mel_after: float
-    mel_by_layers: dict[str, float]
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
-
-
-def draw_layers(count: int, *, seed: int, step: int, fewest: int = 1) -> list[int]:
-    """Places of the layers given to the vocoder in one step, ascending: first how many, uniformly from `fewest` to
-    all, then which, uniformly without replacement. The expected loss over such draws is what is minimised (layer
-    dropout, arXiv 2406.10735, equation 3).
-
-    Example:
-        >>> [draw_layers(6, seed=0, step=step) for step in range(3)]
-        [[2, 3, 4, 5], [0, 1, 2, 3, 4, 5], [0, 2, 3, 4]]
-    """
-    random = np.random.default_rng([seed, 3, step])
-    kept = int(random.integers(min(fewest, count), count + 1))
-    return sorted(random.choice(count, kept, replace=False).tolist())
 
 
 def train_vocoder(
@@ -209,9 +114,13 @@ class _Run:
         progress: bool,
     ) -> None:
         self.started = time.perf_counter()
-        self.accelerator = _accelerate().Accelerator(
-            cpu=device == "cpu", mixed_precision=training.precision, step_scheduler_with_optimizer=False
-        )
+        accelerate = _accelerate()
+        try:
+            self.accelerator = accelerate.Accelerator(cpu=device == "cpu", mixed_precision=training.precision)
+        except ValueError as error:  # it keeps one choice of device and precision per process
+            raise InputError(
+                f"accelerate refuses device {device!r} with precision {training.precision!r}: {error}"
+            ) from error
         self.main: bool = self.accelerator.is_main_process
         self.out, self.training, self.progress = out, training, progress and self.main
         self.facts = json.loads(json.dumps({"training": asdict(training), "vocoder": config.to_dict()}))
@@ -230,6 +139,8 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             vocoder = with_weight_norm(UnitVocoder(config))
+            if training.embedding == "centroids":
+                embed_centroids(vocoder, tokenizer.codebooks)
             judges = Discriminators(shrink=discriminator_shrink(training.size))
         frames = max(round(training.segment_seconds * rate / hop), vocoder.generator.min_frames)
         cache = out / "tokens.safetensors"
@@ -363,13 +274,13 @@ class _Run:
         self.accelerator.save_state(str(unfinished))
         self.accelerator.wait_for_everyone()
         if self.main:
+            with atomic_write(self.out / _LOG) as file:  # lines beyond the last checkpoint are dropped on resuming
+                file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
             write_json(unfinished / "training.json", self.facts)
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.replace(folder)
             for old in _checkpoints(self.out)[:-_KEPT_CHECKPOINTS]:
                 shutil.rmtree(old)
-            with atomic_write(self.out / _LOG) as file:
-                file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
             self._write_result({})
         self.accelerator.wait_for_everyone()
 
@@ -399,14 +310,6 @@ class _Run:
                     f"{checkpoint} is of a training with another {changed[0]} ({str(one.get(changed[0]))[:100]}, now "
                     f"{str(other[changed[0]])[:100]}): name another folder"
                 )
-
-
-def with_weight_norm(vocoder: UnitVocoder) -> UnitVocoder:
-    """The same vocoder with weight norm on every convolution of its generator, as HiFi-GAN is trained."""
-    for module in list(vocoder.generator.modules()):
-        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d) and not parametrize.is_parametrized(module):
-            parametrizations.weight_norm(module)
-    return vocoder
 
 
 def _halves(judged: list[tuple[Tensor, list[Tensor]]]) -> tuple[Any, Any]:
