@@ -4,7 +4,7 @@ import difflib
 import importlib
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .checkpoint import file_sha256, read_centroids
@@ -16,10 +16,22 @@ from .tokenizer import Tokenizer
 
 #: Readers by family, as "package.module:function". A reader takes the source, `name`, and those options of `convert`
 #: that it needs, and raises `CheckpointError` for a file that is broken or hostile.
-READERS: dict[str, str] = {"logmel-kmeans": "audiotok.convert:read_logmel_kmeans"}
+READERS: dict[str, str] = {
+    "logmel-kmeans": "audiotok.convert:read_logmel_kmeans",
+    "ssl-kmeans": "audiotok.ssl.published:read_ssl_kmeans",
+}
 
 
-def convert(family: str, source: str | os.PathLike[str], *, name: str = "", mel: LogMel | None = None) -> Tokenizer:
+def convert(
+    family: str,
+    source: str | os.PathLike[str],
+    *,
+    name: str = "",
+    mel: LogMel | None = None,
+    kmeans: Mapping[int, str | os.PathLike[str]] | None = None,
+    vocoder: str | os.PathLike[str] | None = None,
+    normalize: bool | None = None,
+) -> Tokenizer:
     """Reads a checkpoint of another project. `tokenizer.save(folder)` then makes it ours.
 
     Args:
@@ -27,6 +39,9 @@ def convert(family: str, source: str | os.PathLike[str], *, name: str = "", mel:
         source: the file or folder, as published.
         name: of the tokenizer; default from the family and the sizes.
         mel: the features that the centres of "logmel-kmeans" lie in; default 80 bands at 16 kHz, 50 frames/s.
+        kmeans: for "ssl-kmeans", whose source is the encoder's folder: layer -> file of its k-means.
+        vocoder: for "ssl-kmeans": folder of a unit HiFi-GAN, or None for a tokenizer that only encodes.
+        normalize: for "ssl-kmeans": overrides whether the encoder's waveform is normalised.
 
     Returns:
         A tokenizer; its `provenance` names the file and its SHA-256.
@@ -36,7 +51,7 @@ def convert(family: str, source: str | os.PathLike[str], *, name: str = "", mel:
             broken, hostile or of another kind.
 
     Example:
-        tok = audiotok.convert("logmel-kmeans", "kmeans.joblib", mel=LogMel(n_mels=64))
+        tok = audiotok.convert("ssl-kmeans", "hubert-base-ls960/", kmeans={6: "km100/km.bin"})
         tok.save("./my-tok")
     """
     if family not in READERS:
@@ -44,10 +59,13 @@ def convert(family: str, source: str | os.PathLike[str], *, name: str = "", mel:
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise InputError(f"no checkpoint family {family!r}{hint}: there are {', '.join(sorted(READERS))}")
     reader = _resolve(READERS[family])
-    given = {option: value for option, value in {"mel": mel}.items() if value is not None}
+    options = {"mel": mel, "kmeans": kmeans, "vocoder": vocoder, "normalize": normalize}
+    given = {option: value for option, value in options.items() if value is not None}
     unused = sorted(given.keys() - inspect.signature(reader).parameters.keys())
     if unused:
         raise InputError(f"{family} takes no {', '.join(unused)}")
+    if family == "ssl-kmeans" and kmeans is None:
+        raise InputError("ssl-kmeans needs k-means files: kmeans={layer: file, ...}")
     return reader(Path(source), name=name, **given)
 
 

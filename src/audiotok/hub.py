@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .catalog import Entry
 from .checkpoint import read_json, read_safetensors
-from .errors import CheckpointError, HubError, InputError, UnknownTokenizerError, UnsupportedError, hub_client_errors
+from .errors import CheckpointError, HubError, InputError, UnknownTokenizerError, hub_client_errors
 from .registry import describe, entry_loader, family_class
 from .spec import Spec
 from .tokenizer import FORMAT, Tokenizer
@@ -73,7 +73,7 @@ def load(
     else:
         tokenizer = load_folder(Path(name).expanduser())
     if layers is not None:
-        raise UnsupportedError(f"{tokenizer.spec.name} has no layers to choose from")
+        tokenizer.use_layers(layers)
     if num_codebooks is not None:
         tokenizer.use_codebooks(num_codebooks)
     return tokenizer.to(resolve_device(device), _dtype(dtype))

@@ -233,6 +233,14 @@ class Tokenizer(nn.Module):
         self.spec = self.full_spec.truncate(num_codebooks)
         return self
 
+    def use_layers(self, layers: Sequence[int]) -> "Tokenizer":
+        """Keeps only these layers, where there is one codebook for each layer of a network. Returns itself.
+
+        Raises:
+            UnsupportedError: it has no layers. InputError: not these.
+        """
+        raise UnsupportedError(f"{self.spec.name} has no layers to choose from")
+
     @property
     def device(self) -> torch.device:
         """Where its weights are."""

@@ -2,8 +2,9 @@
 
 from .entry import Entry, Taxonomy
 from .logmel import LOGMEL
+from .ssl import SSL
 
 #: All built-in entries, by name.
-ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (*LOGMEL,)}
+ENTRIES: dict[str, Entry] = {entry.name: entry for entry in (*LOGMEL, *SSL)}
 
 __all__ = ["ENTRIES", "Entry", "Taxonomy"]

@@ -26,10 +26,14 @@ def add_to(commands: Commands) -> None:
             is run: a hostile one is refused (exit code 3).
 
             families: {", ".join(sorted(READERS))}
+              ssl-kmeans      SOURCE is the folder of a WavLM, HuBERT or wav2vec 2.0 as transformers stores it; the
+                              k-means files come with --kmeans, a unit HiFi-GAN with --vocoder
               logmel-kmeans   SOURCE holds k-means centres over log-mel frames: .npy, .npz, .safetensors, a torch
                               checkpoint, or a k-means of scikit-learn saved with joblib or pickle
         """,
         examples="""
+            audiotok convert ssl-kmeans hubert-base-ls960/ ./units --kmeans 6=km100/km.bin
+            audiotok convert ssl-kmeans wavlm-large/ ./dwavlm --kmeans 7=L7.pt 23=L23.pt --vocoder hifigan-wavlm/
             audiotok convert logmel-kmeans kmeans.joblib ./my-tok
             audiotok convert logmel-kmeans centres.npy ./my-tok --n-mels 64 --hop-length 160 --n-fft 400
         """,
@@ -39,6 +43,12 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("out", metavar="OUT", help="folder for the tokenizer, new or empty")
     parser.add_argument("--force", action="store_true", help="replace the tokenizer in OUT")
     parser.add_argument("--name", default="", help="of the tokenizer")
+    units = parser.add_argument_group("ssl-kmeans")
+    units.add_argument("--kmeans", nargs="+", type=_layer_file, metavar="LAYER=FILE", help="k-means of each layer")
+    units.add_argument("--vocoder", metavar="DIR", help="unit HiFi-GAN that decodes these layers")
+    units.add_argument(
+        "--normalize", action=argparse.BooleanOptionalAction, help="the waveform; default as the encoder says"
+    )
     group = parser.add_argument_group("log-mel features that the centres were fitted on")
     for name, kind, what in (
         ("sample_rate", positive, "Hz"),
@@ -53,12 +63,28 @@ def add_to(commands: Commands) -> None:
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X", help=f"{what}; default {default:g}")
 
 
+def _layer_file(text: str) -> tuple[int, str]:
+    """ "7=file" as (7, "file")."""
+    layer, separator, file = text.partition("=")
+    if not separator or not layer.isdigit() or not file:
+        raise argparse.ArgumentTypeError(f"wanted LAYER=FILE, such as 7=km.bin, not {text!r}")
+    return int(layer), file
+
+
 def run(args: argparse.Namespace) -> int:
     """Converts and saves."""
     folder = empty_folder(args.out, args.force)
     given: dict[str, Any] = {field.name: getattr(args, field.name) for field in fields(LogMel)}
     given = {name: value for name, value in given.items() if value is not None}
-    tokenizer = read(args.family, args.source, name=args.name, mel=LogMel(**given) if given else None)
+    tokenizer = read(
+        args.family,
+        args.source,
+        name=args.name,
+        mel=LogMel(**given) if given else None,
+        kmeans=dict(args.kmeans) if args.kmeans else None,
+        vocoder=args.vocoder,
+        normalize=args.normalize,
+    )
     tokenizer.save(folder)
     if args.json:
         emit(

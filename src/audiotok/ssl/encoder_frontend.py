@@ -1,8 +1,6 @@
 """The convolutional front end: waveform to frames, in bounded memory, each row by its own samples alone.
 
-Every convolution is a matrix product on a view of its input, channels last: with stride s, the taps 0..s-1 of all
-frames are one matrix [F, s·C] that lies in memory already, the taps s..2s-1 another one further on. Nothing is
-copied or transposed, which is 1.5 times as fast on a CPU as conv1d.
+Every convolution is a matrix product, channels last (`encoder_products`).
 
 The whole-row statistics (waveform normalisation and the group norm of base models) are taken once, in float64, and
 folded into the weights of the first convolution. That convolution is linear in patches u of the waveform, so the
@@ -18,6 +16,7 @@ from torch.nn import functional
 
 from .encoder_config import SSLConfig
 from .encoder_layers import Float32, LayerNorm32
+from .encoder_products import linear, tap_conv
 
 _EPS = 1e-5  # of every norm of the front end, whatever `norm_eps` is
 _STATISTICS_SAMPLES = 1 << 18
@@ -51,15 +50,7 @@ class TapConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C] contiguous to [F, D]."""
-        size, channels = x.shape
-        frames = (size - self.kernel) // self.stride + 1
-        step = self.stride * channels
-        out = x.new_empty(0)
-        for start in range(0, self.kernel * channels, step):  # runs of taps that no two frames share
-            weight = self.weight[:, start : start + step]
-            taps = x.as_strided((frames, weight.shape[1]), (step, 1), x.storage_offset() + start)
-            out = out.addmm_(taps, weight.t()) if start else functional.linear(taps, weight, self.bias)
-        return out
+        return tap_conv(x, self.weight, self.bias, kernel=self.kernel, stride=self.stride)
 
 
 class FirstConv(Float32):
@@ -161,8 +152,8 @@ class FrontEnd(nn.Module):
         x = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
         if self.norm is not None:
             x = self.norm(x)
-        out: Tensor = self.projection(x.to(self.projection.weight.dtype))
-        return out.to(self.first.weight.dtype)
+        x = linear(x.to(self.projection.weight.dtype), self.projection.weight, self.projection.bias)
+        return x.to(self.first.weight.dtype)
 
     def _piece(self, signal: Signal, start: int, stop: int) -> Tensor:
         """[B, stop - start, C]. A batch runs as one long row: its rows are laid end to end, each on a whole number of

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .encoder_config import SSLConfig
+from .encoder_products import linear
 
 _CPU_BYTES = 8 << 20  # of one attention mask: as many heads at a time as fit (at least one) share a buffer
 _GPU_BYTES = 1 << 30
@@ -115,7 +116,7 @@ class Attention(nn.Module):
             valid: [B, F] bool, keys that exist; None means all.
         """
         rows, frames, size = x.shape
-        qkv = self.qkv(x).view(rows, frames, 3, self.heads, -1)  # [B, F, 3, H, D / H]
+        qkv = linear(x, self.qkv.weight, self.qkv.bias).view(rows, frames, 3, self.heads, -1)  # [B, F, 3, H, D / H]
         if self.gate is None or self.gate_scale is None or bias is None:
             query, key, value = qkv.permute(2, 0, 3, 1, 4)
             mask = None if valid is None else valid[:, None, None, :]
@@ -142,8 +143,7 @@ class Attention(nn.Module):
         return self._out(mixed.view(rows, frames, size))
 
     def _out(self, x: Tensor) -> Tensor:
-        out: Tensor = self.out(x)
-        return out
+        return linear(x, self.out.weight, self.out.bias)
 
 
 class Block(nn.Module):
@@ -170,5 +170,5 @@ class Block(nn.Module):
         return normed
 
     def _feed(self, x: Tensor) -> Tensor:
-        out: Tensor = self.narrow(functional.gelu(self.wide(x)))
-        return out
+        x = functional.gelu(linear(x, self.wide.weight, self.wide.bias))
+        return linear(x, self.narrow.weight, self.narrow.bias)

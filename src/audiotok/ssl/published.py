@@ -1,7 +1,7 @@
 """SSL k-means tokenizers from published files: an encoder's folder, k-means files, and perhaps a vocoder's folder."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..checkpoint import file_sha256, read_centroids
@@ -19,6 +19,7 @@ def read_ssl_kmeans(
     *,
     kmeans: Mapping[int, PathLike],
     vocoder: PathLike | None = None,
+    vocoder_layers: Sequence[int] | None = None,
     normalize: bool | None = None,
     name: str = "",
     origin: str = "",
@@ -30,6 +31,7 @@ def read_ssl_kmeans(
         kmeans: layer -> file of its centres [V, D]: scikit-learn saved by joblib or pickle (SpeechBrain, fairseq,
             textlesslib), .npy, .npz, .safetensors, torch.
         vocoder: folder of a unit HiFi-GAN that knows these layers, or None for a tokenizer that only encodes.
+        vocoder_layers: of the vocoder, in the order of its embedding; None reads them off the k-means beside it.
         normalize: overrides the encoder's `do_normalize`.
         name: of the tokenizer; default from the encoder and the layers.
         origin: where the encoder's weights come from, for the card; default the folder's name.
@@ -49,7 +51,7 @@ def read_ssl_kmeans(
                 f"{kmeans[layer]} holds centres of {table.shape[1]} values, but the hidden states of {source} have "
                 f"{encoder.config.hidden_size}: it was fitted on another encoder"
             )
-    back = None if vocoder is None else load_vocoder(vocoder)
+    back = None if vocoder is None else load_vocoder(vocoder, layers=vocoder_layers)
     spec = Spec(
         name=name or f"{encoder.config.model_type}-l{'-'.join(map(str, layers))}-k{len(centroids[0])}",
         sample_rate=encoder.config.sample_rate,

@@ -140,7 +140,8 @@ class SSLKMeans(Tokenizer):
     def _decode(self, tokens: Tensor, extras: dict[str, Tensor]) -> Tensor:
         if self.vocoder is None:
             raise UnsupportedError(f"{self.spec.name} has no vocoder: convert it again with vocoder=FOLDER")
-        return self.vocoder(tokens, layers=self.layers)
+        wav: Tensor = self.vocoder(tokens, layers=self.layers)
+        return wav
 
     @property
     def codebooks(self) -> list[Tensor]:

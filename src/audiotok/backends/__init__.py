@@ -1,0 +1,1 @@
+"""One file per wrapped family, reached only through registry strings."""

@@ -1,0 +1,55 @@
+"""Names such as "dwavlm-l5-k1000": SpeechBrain's published k-means and vocoders over published encoders."""
+
+import os
+from pathlib import Path
+
+from ..catalog import Entry
+from ..catalog.ssl import LOCAL_FILES, RECIPES
+from ..errors import HubError, UnsupportedError
+from ..hub import download
+from ..ssl.published import read_ssl_kmeans
+from ..ssl.tokenizer import SSLKMeans
+
+
+def load_published(entry: Entry, revision: str | None, cache_dir: str | os.PathLike[str] | None) -> SSLKMeans:
+    """Downloads (once) and reads the parts of a name. `revision` is of the repository of the k-means files."""
+    recipe = RECIPES[entry.name]
+    encoder = download(recipe.encoder, "config.json", None, cache_dir).parent
+    download(recipe.encoder, "preprocessor_config.json", None, cache_dir)
+    _weights(recipe.encoder, cache_dir)
+    kmeans = {layer: download(recipe.repository, file, revision, cache_dir) for layer, file in recipe.kmeans.items()}
+    vocoder: Path | None = None
+    if recipe.vocoder_layers:
+        vocoder = download(recipe.repository, "generator.ckpt", revision, cache_dir).parent
+        download(recipe.repository, "hyperparams.yaml", revision, cache_dir)
+    tokenizer = read_ssl_kmeans(
+        encoder,
+        kmeans=kmeans,
+        vocoder=vocoder,
+        vocoder_layers=recipe.vocoder_layers or None,
+        name=entry.name,
+        origin=f"{recipe.encoder}@{encoder.name}",
+    )
+    tokenizer.provenance |= {"license": "apache-2.0", "paper": entry.paper, "repository": recipe.repository}
+    return tokenizer
+
+
+def _weights(repository: str, cache_dir: str | os.PathLike[str] | None) -> None:
+    """model.safetensors where the repository has it, else pytorch_model.bin."""
+    try:
+        download(repository, "model.safetensors", None, cache_dir)
+    except HubError:
+        download(repository, "pytorch_model.bin", None, cache_dir)
+
+
+def explain_local(entry: Entry, *_: object) -> SSLKMeans:
+    """For names whose k-means file cannot be had from the Hub: says how to make the tokenizer.
+
+    Raises:
+        UnsupportedError: always.
+    """
+    encoder, layer, file = LOCAL_FILES[entry.name]
+    raise UnsupportedError(
+        f"the k-means of {entry.name} is not on the Hub. Fetch {file} from the textless_nlp release and a copy of "
+        f"{encoder}, then: audiotok convert ssl-kmeans ENCODER_FOLDER OUT --kmeans {layer}={Path(file).name}"
+    )
