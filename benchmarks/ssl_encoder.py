@@ -7,8 +7,9 @@
 WavLM-large with random weights (the cost is that of real ones), eight utterances of real speech of 2.3 to 15.6 s,
 codes of layer 7 and of the layers 3, 7, 12, 18, 23 ("l5"), 1000 centroids per layer drawn from frames of other speech.
 The ways take turns and each keeps its best turn. Cost is process CPU time, user and system, which other jobs on the
-machine disturb less than the clock does; GF/s counts what the utterances need, padding and unused layers not. Shares of
-changed codes rank the ways; they depend on the weights.
+machine disturb less than the clock does; GF/s counts what the utterances need, padding and unused layers not; "of
+sgemm" is its share of what torch's float32 matrix product reaches here (audiotok calls oneDNN's instead, which is
+faster where MKL keeps to AVX2). Shares of changed codes rank the ways; they depend on the weights.
 
 "SpeechBrain's way" is what its DiscreteSSL does: the batch padded, the waveform normalised over the padding, a mask,
 all 24 layers, all hidden states stacked, scikit-learn's predict for each layer. (This file cannot be named ssl.py: it

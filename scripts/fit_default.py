@@ -56,18 +56,13 @@ def distortion(tokenizer: LogMelKMeans, paths: list[Path]) -> dict[str, float]:
     """Share of the variance of log-mel frames that the codebooks leave, for 1, 4 and 8 of them."""
     frames = [tokenizer.features(audiotok.audio.load(path)[0])[0][0].t() for path in paths]
     found = measure(tokenizer.quantizer, torch.cat(frames))
-    return {str(count): round(found["distortion"][count - 1] / found["variance"], 4) for count in (1, 4, 8)}
+    return {str(count): round(found["distortion"][count - 1] / found["variance"][0], 4) for count in (1, 4, 8)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("--out", type=Path, default=OUT)
-    args = parser.parse_args()
-
-    train, test = rows(args.corpus, "train"), rows(args.corpus, "test")
+def fit(corpus: Path, out: Path) -> None:
+    train = rows(corpus, "train")
     tokenizer = audiotok.fit_kmeans(
-        [args.corpus / row["path"] for row in train],
+        [corpus / row["path"] for row in train],
         k=1024,
         num_codebooks=8,
         engine="torch",
@@ -76,26 +71,43 @@ def main() -> None:
         seed=0,
         name=NAME,
     )
-    tokenizer.save(args.out)  # before the long measuring
-    clips = {domain: [row for row in test if row["domain"] == domain] for domain in ("speech", "music", "audio")}
-    long_speech = [args.corpus / row["path"] for row in clips["speech"] if row["duration"] > 2]
-    tokenizer.provenance = {
+    tokenizer.provenance |= {
         "license": "apache-2.0",
         "fitted_on": f"{sum(row['duration'] for row in train) / 3600:.1f} hours of speech, music and effects from "
         "Debian packages; no single clip can be had back from cluster centres",
         "sources": SOURCES,
         "how": "scripts/fit_default.py: residual k-means over all frames, k-means++ start, 20 steps of Lloyd's "
         "algorithm, the first 10 on a quarter of the frames",
-        "fit": tokenizer.provenance["fit"],
+        "limits": "no network and no training objective: a floor for learned codecs, not a rival; 16 kHz, mono",
+    }
+    tokenizer.save(out)
+
+
+def figures(tokenizer: LogMelKMeans, corpus: Path) -> dict[str, object]:
+    """What is measured on the test split, once."""
+    test = rows(corpus, "test")
+    clips = {domain: [row for row in test if row["domain"] == domain] for domain in ("speech", "music", "audio")}
+    long_speech = [corpus / row["path"] for row in clips["speech"] if row["duration"] > 2]
+    return {
         "variance_left_on_test": {
-            domain: distortion(tokenizer, [args.corpus / row["path"] for row in found])
-            for domain, found in clips.items()
+            domain: distortion(tokenizer, [corpus / row["path"] for row in found]) for domain, found in clips.items()
         },
         f"test_speech_over_2_s_{len(long_speech)}_clips": {
             f"{count} codebooks": quality(tokenizer, long_speech, count) for count in (8, 4, 1)
         },
-        "limits": "no network and no training objective: a floor for learned codecs, not a rival; 16 kHz, mono",
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--measure-only", action="store_true", help="keep the tokenizer in OUT, measure it again")
+    args = parser.parse_args()
+    if not args.measure_only:
+        fit(args.corpus, args.out)
+    tokenizer = audiotok.load(args.out)
+    tokenizer.provenance |= figures(tokenizer, args.corpus)
     tokenizer.save(args.out)
     print(json.dumps(tokenizer.provenance, indent=2))
 

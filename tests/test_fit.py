@@ -1,5 +1,6 @@
 import builtins
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def test_the_report_says_what_the_frames_say(clips, speech):
     assert report.hours == pytest.approx(seconds / 3600, rel=1e-4)
     assert report.frames_seen == report.frames_used + report.frames_held_out
     assert report.frames_held_out == round(0.05 * report.frames_seen)
-    assert report.variance > report.distortion[0] > report.distortion[1] > report.distortion[2] > 0
+    assert report.variance[0] > report.distortion[0] > report.distortion[1] > report.distortion[2] > 0
     assert all(
         0 < usage <= 1 and 1 < perplexity <= 30
         for usage, perplexity in zip(report.usage, report.perplexity, strict=True)
@@ -219,3 +220,50 @@ def test_a_folder_that_is_not_there_or_holds_no_audio(tmp_path):
         audiotok.fit_kmeans(tmp_path)
     with pytest.raises(AudioFileError, match="no such file or folder"):
         audiotok.fit_kmeans(tmp_path / "gone")
+
+
+# ---- SSL features ----------------------------------------------------------------------------------
+
+SSL = Path(__file__).parent / "fixtures" / "speechbrain-discrete-ssl" / "wavlm-large-like" / "ssl"
+
+
+def test_layers_of_an_ssl_model_are_fitted_in_one_pass_and_conform(clips, speech, tmp_path):
+    fits = audiotok.fit_several(clips, [12, 30], features=SSL, layers=[5, 2], engine="torch", **QUIET)
+    assert list(fits) == [12, 30]
+    for k, tok in fits.items():
+        assert tok.layers == (2, 5)
+        assert tok.spec.codebook_sizes == (k, k)
+        report = audiotok.FitReport(**tok.provenance["fit"])
+        assert (report.features, report.layers) == ("ssl", [2, 5])
+        assert all(left < variance for left, variance in zip(report.distortion, report.variance, strict=True))
+        assert "| 5 |" in report.table()
+        check_tokenizer(tok, speech)
+    assert fits[30].provenance["fit"]["distortion"][0] < fits[12].provenance["fit"]["distortion"][0]
+    fits[30].save(tmp_path)
+    assert torch.equal(audiotok.load(tmp_path).encode(speech).tokens, fits[30].encode(speech).tokens)
+
+
+def test_ssl_centroids_are_those_of_the_frames_each_file_has_alone(clips):
+    tok = audiotok.fit_kmeans(clips[:4], features=SSL, layers=[3], k=5, engine="torch", iterations=60, progress=False)
+    frames = torch.cat(
+        [tok.features(audiotok.audio.load(path, sample_rate=16000, channels=1)[0])[0][0].T for path in clips[:4]]
+    )
+    assert tok.provenance["fit"]["frames_seen"] == len(frames)
+    nearest = torch.cdist(frames.double(), tok.codebooks[0].double()).argmin(1)
+    means = torch.stack([frames[nearest == i].mean(0) for i in range(5)])
+    # 5 % of the frames are held out, and the rest converged
+    assert float((means - tok.codebooks[0]).norm(dim=1).max()) < 0.1 * float(frames.std(0).norm())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"features": SSL}, r"say which layers of .* to fit: layers=\[7\]"),
+        ({"features": SSL, "layers": [99]}, "layers must lie in 0"),
+        ({"features": SSL, "layers": [3], "num_codebooks": 2}, "one codebook for each of its layers"),
+        ({"features": "wavlm-large"}, r"SSL model's folder \(\./wavlm-large\) or Hub repository"),
+    ],
+)
+def test_wrong_ssl_arguments_are_input_errors(clips, arguments, message):
+    with pytest.raises(InputError, match=message):
+        audiotok.fit_kmeans(clips, **arguments)

@@ -12,7 +12,7 @@ from . import audio, errors
 from .catalog import Entry
 from .codes import Codes
 from .convert import convert
-from .fit import FitReport, fit_kmeans
+from .fit import FitReport, fit_kmeans, fit_several
 from .hub import DEFAULT, load
 from .registry import describe, list_tokenizers, register, register_family
 from .spec import Spec
@@ -32,6 +32,7 @@ __all__ = [
     "describe",
     "errors",
     "fit_kmeans",
+    "fit_several",
     "list_tokenizers",
     "load",
     "register",

@@ -218,6 +218,25 @@ def download(
         raise HubError(f"cannot download {file} of {at}: {error}") from error
 
 
+def download_encoder(
+    repository: str, revision: str | None = None, cache_dir: str | os.PathLike[str] | None = None
+) -> Path:
+    """Folder with a network as the transformers library stores it: config.json, preprocessor_config.json, and
+    model.safetensors or, where the repository has none, pytorch_model.bin. "user/repo@revision" is understood.
+
+    Raises:
+        HubError: as `download`.
+    """
+    repository, _, at = repository.partition("@")
+    folder = download(repository, "config.json", revision or at or None, cache_dir).parent
+    download(repository, "preprocessor_config.json", revision or at or None, cache_dir)
+    try:
+        download(repository, "model.safetensors", revision or at or None, cache_dir)
+    except HubError:
+        download(repository, "pytorch_model.bin", revision or at or None, cache_dir)
+    return folder
+
+
 def resolve_device(device: str | torch.device) -> torch.device:
     """The device, if it can be used on this machine. Raises `InputError` if not."""
     try:

@@ -60,7 +60,7 @@ def test_what_cannot_be_fitted_is_2(run, clip, tmp_path):
         ([clip, "--k", 1000], "1000 clusters were asked for"),
         ([clip, "--k", 0], "wanted a whole number of at least 1, not '0'"),
         ([clip, "--max-bytes", "much"], "wanted a size like 500MB or 4GiB, not 'much'"),
-        ([clip, "--features", "mfcc"], "invalid choice: 'mfcc'"),
+        ([clip, "--features", "mfcc"], 'features must be "logmel", a LogMel, an SSL model\'s folder (./mfcc)'),
         (["nowhere"], "no such file or folder: nowhere"),
     ):
         result = run("fit", *arguments, "--out", tmp_path / "tok")

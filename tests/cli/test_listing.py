@@ -10,8 +10,9 @@ from audiotok.catalog import ENTRIES
 
 @pytest.fixture
 def entries(monkeypatch):
-    """Two entries beside the built-in ones."""
+    """Two entries beside the default."""
     base = ENTRIES["logmel-16khz"]
+    monkeypatch.setattr(registry, "ENTRIES", {"logmel-16khz": base})
     fast = replace(base.spec, name="fast", codebook_sizes=(16, 32), decodable=False, streamable=True)
     one = replace(base, name="fast", spec=fast, commercial=None, licence_weights="CC-BY-NC-4.0", extra="x")
     music = replace(base, name="tune", taxonomy=replace(base.taxonomy, domains=("music",)))

@@ -163,7 +163,9 @@ def test_embeddings_and_codebooks_are_the_centres(large):
     hidden = np.load(folder / f"hidden_{large.layers[0]}.npy")
     assert lengths.tolist() == [large.num_frames(len(row)) for row in rows(LARGE)]
     longest = int(lengths.argmax())
-    assert np.abs(features[longest, :width, : lengths[longest]].T.numpy() - hidden[longest][: lengths[longest]]).max() < 1
+    assert (
+        np.abs(features[longest, :width, : lengths[longest]].T.numpy() - hidden[longest][: lengths[longest]]).max() < 1
+    )
 
 
 @pytest.mark.parametrize("case", ["base-layer6", "large-normalised"])

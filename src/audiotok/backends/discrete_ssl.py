@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ..catalog import Entry
 from ..catalog.ssl import LOCAL_FILES, RECIPES
-from ..errors import HubError, UnsupportedError
-from ..hub import download
+from ..errors import UnsupportedError
+from ..hub import download, download_encoder
 from ..ssl.published import read_ssl_kmeans
 from ..ssl.tokenizer import SSLKMeans
 
@@ -14,9 +14,7 @@ from ..ssl.tokenizer import SSLKMeans
 def load_published(entry: Entry, revision: str | None, cache_dir: str | os.PathLike[str] | None) -> SSLKMeans:
     """Downloads (once) and reads the parts of a name. `revision` is of the repository of the k-means files."""
     recipe = RECIPES[entry.name]
-    encoder = download(recipe.encoder, "config.json", None, cache_dir).parent
-    download(recipe.encoder, "preprocessor_config.json", None, cache_dir)
-    _weights(recipe.encoder, cache_dir)
+    encoder = download_encoder(recipe.encoder, cache_dir=cache_dir)
     kmeans = {layer: download(recipe.repository, file, revision, cache_dir) for layer, file in recipe.kmeans.items()}
     vocoder: Path | None = None
     if recipe.vocoder_layers:
@@ -32,14 +30,6 @@ def load_published(entry: Entry, revision: str | None, cache_dir: str | os.PathL
     )
     tokenizer.provenance |= {"license": "apache-2.0", "paper": entry.paper, "repository": recipe.repository}
     return tokenizer
-
-
-def _weights(repository: str, cache_dir: str | os.PathLike[str] | None) -> None:
-    """model.safetensors where the repository has it, else pytorch_model.bin."""
-    try:
-        download(repository, "model.safetensors", None, cache_dir)
-    except HubError:
-        download(repository, "pytorch_model.bin", None, cache_dir)
 
 
 def explain_local(entry: Entry, *_: object) -> SSLKMeans:

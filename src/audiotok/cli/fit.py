@@ -28,6 +28,7 @@ def add_to(commands: Commands) -> None:
         """,
         examples="""
             audiotok fit corpus --features logmel --k 500 --out ./my-tok
+            audiotok fit corpus --features microsoft/wavlm-large --layers 7 18 --k 1000 --out ./units
             audiotok encode --model ./my-tok speech.flac
             audiotok fit a b c.wav --k 1024 --num-codebooks 8 --max-bytes 4GB --out ./my-tok --json
         """,
@@ -36,7 +37,10 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the tokenizer, new or empty")
     parser.add_argument("--force", action="store_true", help="replace the tokenizer in DIR")
     parser.add_argument("--name", default="", help="of the tokenizer; default such as logmel-k500x4")
-    parser.add_argument("--features", default="logmel", choices=("logmel",), help="default logmel")
+    parser.add_argument(
+        "--features", default="logmel", metavar="NAME", help="logmel (default), or an SSL model: ./folder or user/repo"
+    )
+    parser.add_argument("--layers", nargs="+", type=int, metavar="L", help="of the SSL model")
     parser.add_argument("--k", type=positive, default=1000, metavar="N", help="entries per codebook; default 1000")
     parser.add_argument("--num-codebooks", type=positive, default=1, metavar="N", help="default 1")
     parser.add_argument("--engine", default="auto", choices=("auto", "faiss", "torch"), help="default auto")
@@ -60,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         tokenizer = fit_kmeans(
             args.sources,
             features=args.features,
+            layers=args.layers,
             k=args.k,
             num_codebooks=args.num_codebooks,
             engine=args.engine,

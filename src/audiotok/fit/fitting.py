@@ -16,10 +16,10 @@ from .. import audio
 from ..errors import AudiotokError, FitError, FitWarning, InputError
 from ..hub import resolve_device
 from ..quantize import KMeansQuantizer
-from ..spec import Spec
 from ..ssl.logmel import LogMel
-from ..ssl.logmel_kmeans import LogMelKMeans
+from ..tokenizer import Tokenizer
 from .engines import Engine, choose_engine, fit_centroids
+from .features import Features, features_of
 from .report import FitReport, measure
 from .sample import FrameSample
 
@@ -29,46 +29,52 @@ _HELD_OUT = 0.05  # share of files (of frames, when there are few files)
 _HELD_OUT_FRAMES = 50_000
 _MANY_FILES = 20
 
+Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
 
 def fit_kmeans(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    source: Source,
     *,
-    features: str | LogMel = "logmel",
+    features: str | os.PathLike[str] | LogMel = "logmel",
     layers: Sequence[int] | None = None,
     k: int = 1000,
     num_codebooks: int = 1,
     engine: Engine = "auto",
     max_frames: int | None = None,
-    max_bytes: int = 1 << 30,
+    max_bytes: int = 2 << 30,
     iterations: int = ITERATIONS,
     seed: int = 0,
     device: str | torch.device = "cpu",
     name: str = "",
     progress: bool = True,
-) -> LogMelKMeans:
-    """Fits a k-means tokenizer on audio files. With `num_codebooks` above 1 each further codebook is fitted on what
-    the ones before leave over (residual vector quantization, without training).
+) -> Tokenizer:
+    """Fits a k-means tokenizer on audio files: on log-mel frames, or on layers of an SSL model, all in one pass over
+    the audio, a codebook for each layer.
 
-    Frames are sampled uniformly over the whole corpus within the byte budget; the corpus is never held whole. A
-    file that cannot be read is left out with a warning. One file in twenty is held out for the report.
+    Frames are sampled uniformly over the whole corpus within the byte budget; the corpus is never held whole, and no
+    padding is ever seen. A file that cannot be read is left out with a warning. One file in twenty is held out for
+    the report.
 
     Args:
         source: a folder (searched with its subfolders), a file, or a list of them.
-        features: "logmel" (16 kHz, 80 bands, 50 frames per second), or a `LogMel` of your own.
-        layers: of an SSL model given as features; log-mel has none.
+        features: "logmel" (16 kHz, 80 bands, 50 frames per second), a `LogMel` of your own, or an SSL model
+            (WavLM, HuBERT, wav2vec 2.0) as a folder or Hub repository, such as "microsoft/wavlm-large".
+        layers: of the SSL model; log-mel has none.
         k: entries per codebook.
-        num_codebooks: K.
+        num_codebooks: for log-mel: each further codebook is fitted on what the ones before leave over (residual
+            vector quantization, without training).
         engine: "faiss", "torch", or "auto": FAISS on a CPU where it is installed.
         max_frames: sampled to fit on; default 384·k, within `max_bytes`.
         max_bytes: largest sample to hold.
         iterations: of Lloyd's algorithm, from a k-means++ start; the first half on a quarter of the sample.
         seed: of the sample and the start. On a CPU the same seed gives the same tokenizer.
-        device: where to fit.
+        device: where to compute features and fit.
         name: of the tokenizer; default from features, k and num_codebooks.
         progress: whether to show a bar.
 
     Returns:
-        A tokenizer; its figures are in `provenance["fit"]` (a `FitReport` as a dict).
+        A tokenizer; its figures are in `provenance["fit"]` (a `FitReport` as a dict). One over an SSL model encodes
+        only; `audiotok train vocoder` gives it a way back to sound.
 
     Raises:
         FitError: more clusters than frames, constant features, or no readable audio.
@@ -78,9 +84,48 @@ def fit_kmeans(
         tok = audiotok.fit_kmeans("my_corpus/", k=500, num_codebooks=4)
         tok.save("./my-tok")
     """
-    mel = _features(features, layers)
+    fits = fit_several(
+        source,
+        [k],
+        features=features,
+        layers=layers,
+        num_codebooks=num_codebooks,
+        engine=engine,
+        max_frames=max_frames,
+        max_bytes=max_bytes,
+        iterations=iterations,
+        seed=seed,
+        device=device,
+        name=name,
+        progress=progress,
+    )
+    return fits[k]
+
+
+def fit_several(
+    source: Source,
+    ks: Sequence[int],
+    *,
+    features: str | os.PathLike[str] | LogMel = "logmel",
+    layers: Sequence[int] | None = None,
+    num_codebooks: int = 1,
+    engine: Engine = "auto",
+    max_frames: int | None = None,
+    max_bytes: int = 2 << 30,
+    iterations: int = ITERATIONS,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    name: str = "",
+    progress: bool = True,
+) -> dict[int, Tokenizer]:
+    """Fits a tokenizer for each of several k on the same sample, in one pass over the audio: how many clusters are
+    enough? Arguments and errors as `fit_kmeans`; the sample is sized for the largest k.
+
+    Returns:
+        k -> tokenizer.
+    """
     for what, value in (
-        ("k", k),
+        *(("k", k) for k in ks),
         ("num_codebooks", num_codebooks),
         ("iterations", iterations),
         ("max_bytes", max_bytes),
@@ -89,94 +134,88 @@ def fit_kmeans(
             raise InputError(f"{what} must be at least 1, not {value}")
     where = resolve_device(device)
     chosen = choose_engine(engine, where)
+    extractor = features_of(features, layers, where)
+    if extractor.layers and num_codebooks > 1:
+        raise InputError("num_codebooks is for log-mel: an SSL model has one codebook for each of its layers")
     files = audio.find_audio(source)
-    limit = max(1, max_bytes // (4 * mel.n_mels))
-    size = min(limit, max_frames or max(ROWS_PER_CENTROID * k, 10_000))
-
-    spec = Spec(
-        name=name or f"logmel-k{k}" + f"x{num_codebooks}" * (num_codebooks > 1),
-        sample_rate=mel.sample_rate,
-        hop_length=mel.hop_length,
-        codebook_sizes=(k,) * num_codebooks,
-        nested=True,
-        batching="mask",
-    )
+    dim = extractor.width * max(1, len(extractor.layers))
+    size = min(max(1, max_bytes // (4 * dim)), max_frames or max(ROWS_PER_CENTROID * max(ks), 10_000))
 
     started = time.perf_counter()
-    sample, held_out, seconds, failed = _read(files, LogMelKMeans(spec, mel).to(where), size, seed, progress)
+    sample, held_out, seconds, failed = _read(files, extractor, dim, size, seed, progress)
     read = time.perf_counter()
     frames, test = _split(sample, held_out)
-    _check_frames(frames, k, failed, files)
-    codebooks = _fit_residual(frames.to(where), k, num_codebooks, chosen, iterations, seed, progress)
-    fitted = time.perf_counter()
-
-    tokenizer = LogMelKMeans(spec, mel, codebooks).to(where)
-    report = FitReport(
-        features="logmel",
-        k=k,
-        num_codebooks=num_codebooks,
-        engine=chosen,
-        iterations=iterations,
-        seed=seed,
-        files=len(files),
-        files_failed=len(failed),
-        hours=seconds / 3600,
-        frames_seen=sample.seen + (held_out.seen if held_out else 0),
-        frames_used=len(frames),
-        frames_held_out=len(test),
-        seconds_reading=read - started,
-        seconds_fitting=fitted - read,
-        **measure(tokenizer.quantizer, test.to(where)),
-    )
-    if len(test) >= 20 * k and min(report.usage) < 0.5:
-        warnings.warn(
-            f"only {min(report.usage):.0%} of the {k} entries of a codebook occur on held-out audio: a smaller k "
-            "would lose little",
-            FitWarning,
-            stacklevel=2,
+    found = {}
+    for k in ks:
+        began = time.perf_counter()
+        _check_frames(frames, k, len(files) - len(failed))
+        groups = [
+            _fit_residual(part.to(where), k, num_codebooks, chosen, iterations, seed + i, progress)
+            for i, part in enumerate(torch.split(frames, extractor.width, dim=1))
+        ]
+        fitted = time.perf_counter()
+        tokenizer = extractor.tokenizer(name, [table for group in groups for table in group])
+        report = FitReport(
+            features=extractor.label,
+            layers=list(extractor.layers),
+            k=k,
+            num_codebooks=num_codebooks,
+            engine=chosen,
+            iterations=iterations,
+            seed=seed,
+            files=len(files),
+            files_failed=len(failed),
+            hours=seconds / 3600,
+            frames_seen=sample.seen + (held_out.seen if held_out else 0),
+            frames_used=len(frames),
+            frames_held_out=len(test),
+            seconds_reading=read - started,
+            seconds_fitting=fitted - began,
+            **_measured(groups, torch.split(test.to(where), extractor.width, dim=1)),
         )
-    tokenizer.provenance = {"license": "unknown", "fit": report.to_dict()}
-    return tokenizer
+        _warn_of_unused(report)
+        tokenizer.provenance = {"license": "unknown", "fit": report.to_dict()}
+        found[k] = tokenizer
+    return found
 
 
-def _features(features: str | LogMel, layers: Sequence[int] | None) -> LogMel:
-    if layers is not None:
-        raise InputError("layers= is for an SSL model given as features; log-mel has none")
-    if isinstance(features, LogMel):
-        return features
-    if features == "logmel":
-        return LogMel()
-    raise InputError(f'features must be "logmel" or a LogMel, not {features!r}')
+def _measured(groups: list[list[Tensor]], test: Sequence[Tensor]) -> dict[str, list[float]]:
+    """The measured fields of `FitReport`, a number for each codebook."""
+    each = [measure(KMeansQuantizer(tables), part) for tables, part in zip(groups, test, strict=True)]
+    return {key: [number for one in each for number in one[key]] for key in each[0]}
 
 
 def _read(
-    files: list[Path], tokenizer: LogMelKMeans, size: int, seed: int, progress: bool
+    files: list[Path], extractor: Features, dim: int, size: int, seed: int, progress: bool
 ) -> tuple[FrameSample, FrameSample | None, float, list[str]]:
     """The sample to fit on, the held-out one (None when there are few files), seconds read, and what failed."""
-    mel = tokenizer.mel
-    sample = FrameSample(size, mel.n_mels, seed)
+    sample = FrameSample(size, dim, seed)
     held_out, held = None, set()
     if len(files) >= _MANY_FILES:
-        held_out = FrameSample(_HELD_OUT_FRAMES, mel.n_mels, seed)
+        held_out = FrameSample(min(_HELD_OUT_FRAMES, size), dim, seed)
         order = np.random.default_rng(seed).permutation(len(files))
         held = set(order[: round(_HELD_OUT * len(files))].tolist())
     seconds, failed = 0.0, []
     for number, path in enumerate(tqdm(files, desc="reading", unit="file", disable=not progress)):
+        target = held_out if held_out is not None and number in held else sample
         try:
-            wav, rate = audio.load(path, sample_rate=mel.sample_rate, channels=1)
-            frames, _ = tokenizer.features(wav)
+            wav, rate = audio.load(path, sample_rate=extractor.sample_rate, channels=1)
+            if not bool(torch.stack(wav.aminmax()).isfinite().all()):
+                raise InputError("it holds NaN or infinite samples")
         except AudiotokError as error:
             failed.append(f"{path}: {error}")
             continue
         seconds += wav.shape[1] / rate
-        target = held_out if held_out is not None and number in held else sample
-        target.add(frames[0].t(), file=number)
+        first = 0
+        for frames in extractor.frames(wav):
+            target.add(frames, file=number, first_frame=first)
+            first += len(frames)
     if failed:
         shown = "; ".join(failed[:3]) + ("; ..." if len(failed) > 3 else "")
         message = f"{len(failed)} of {len(files)} files could not be read: {shown}"
         if len(failed) == len(files):
             raise FitError(message)
-        warnings.warn(message, FitWarning, stacklevel=3)
+        warnings.warn(message, FitWarning, stacklevel=4)
     return sample, held_out, seconds, failed
 
 
@@ -189,10 +228,10 @@ def _split(sample: FrameSample, held_out: FrameSample | None) -> tuple[Tensor, T
     return frames[count:], frames[:count]  # they are in random order
 
 
-def _check_frames(frames: Tensor, k: int, failed: list[str], files: list[Path]) -> None:
+def _check_frames(frames: Tensor, k: int, readable: int) -> None:
     if len(frames) < k:
         raise FitError(
-            f"{k} clusters were asked for, but the {len(files) - len(failed)} readable files give {len(frames)} frames "
+            f"{k} clusters were asked for, but the {readable} readable files give {len(frames)} frames "
             "to fit on: lower k, give more audio, or raise max_frames or max_bytes"
         )
     if float(frames.std(dim=0, correction=0).max()) < 1e-6:
@@ -201,11 +240,17 @@ def _check_frames(frames: Tensor, k: int, failed: list[str], files: list[Path]) 
     if distinct < k:
         raise FitError(f"{k} clusters were asked for, but only {distinct} of the frames differ: lower k")
     if len(frames) < 20 * k:
-        warnings.warn(
-            f"{len(frames)} frames for {k} clusters is few: 20 or more for each fit better",
-            FitWarning,
-            stacklevel=3,
+        message = f"{len(frames)} frames for {k} clusters is few: 20 or more for each fit better"
+        warnings.warn(message, FitWarning, stacklevel=4)
+
+
+def _warn_of_unused(report: FitReport) -> None:
+    if report.frames_held_out >= 20 * report.k and min(report.usage) < 0.5:
+        message = (
+            f"only {min(report.usage):.0%} of the {report.k} entries of a codebook occur on held-out audio: a "
+            "smaller k would lose little"
         )
+        warnings.warn(message, FitWarning, stacklevel=4)
 
 
 def _fit_residual(
@@ -217,8 +262,8 @@ def _fit_residual(
     seed: int,
     progress: bool,
 ) -> list[Tensor]:
-    residual, codebooks = frames, []
-    with tqdm(total=num_codebooks * iterations, desc="k-means", unit="it", disable=not progress) as bar:
+    residual, codebooks = frames.contiguous(), []
+    with tqdm(total=num_codebooks * iterations, desc=f"k-means, k = {k}", unit="it", disable=not progress) as bar:
         for stage in range(num_codebooks):
 
             def step(done: int, distortion: float, first: int = stage * iterations) -> None:
@@ -226,12 +271,7 @@ def _fit_residual(
                 bar.set_postfix(distortion=f"{distortion:.4g}")
 
             centroids = fit_centroids(
-                residual,
-                k,
-                engine=engine,
-                iterations=iterations,
-                seed=seed + stage,
-                progress=step,
+                residual, k, engine=engine, iterations=iterations, seed=seed + stage, progress=step
             )
             codebooks.append(centroids)
             if stage + 1 < num_codebooks:

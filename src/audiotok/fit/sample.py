@@ -37,9 +37,9 @@ class FrameSample:
         self._held = 0
         self._limit = 1.0  # no key above it can be among the smallest any more
 
-    def add(self, frames: Tensor, *, file: int) -> None:
-        """Offers all frames [N, D] of file number `file`."""
-        keys = np.random.default_rng([self.seed, file]).random(len(frames))
+    def add(self, frames: Tensor, *, file: int, first_frame: int = 0) -> None:
+        """Offers frames [N, D]: those from number `first_frame` on of file number `file`."""
+        keys = np.random.default_rng([self.seed, file]).random(first_frame + len(frames))[first_frame:]
         self.seen += len(frames)
         chosen = np.flatnonzero(keys <= self._limit)
         rows = frames.detach().float().cpu().numpy()

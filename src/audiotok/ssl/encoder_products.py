@@ -14,7 +14,7 @@ _LEAST_ROWS = 8  # with fewer the BLAS wins
 
 def _onednn_works() -> bool:
     """Whether this torch has the operator, with the arguments known here, and it gives what `linear` gives."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     x, weight, bias = torch.arange(12.0).view(3, 4), torch.arange(8.0).view(2, 4), torch.ones(2)
     try:
@@ -27,8 +27,10 @@ def _onednn_works() -> bool:
 _ONEDNN = _onednn_works()
 
 
-def _fits(x: Tensor) -> bool:
-    return _ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32
+def _fits(x: Tensor, weight: Tensor) -> bool:
+    """The operator checks little by itself: anything but a float32 matrix that lies whole in memory is kept from it."""
+    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and weight.is_contiguous()
+    return _ONEDNN and plain and torch.backends.mkldnn.enabled
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -38,7 +40,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         >>> linear(torch.ones(2, 3, 4), torch.ones(5, 4), None).shape
         torch.Size([2, 3, 5])
     """
-    if not _fits(x) or x.numel() < _LEAST_ROWS * x.shape[-1]:
+    if not _fits(x, weight) or x.numel() < _LEAST_ROWS * x.shape[-1]:
         return functional.linear(x, weight, bias)
     flat = x.reshape(-1, x.shape[-1]).contiguous()
     found: Tensor = torch.ops.mkldnn._linear_pointwise(flat, weight, bias, "none", [], "")
@@ -62,7 +64,7 @@ def tap_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, kernel: int, str
     """
     size, channels = x.shape
     frames, step = (size - kernel) // stride + 1, stride * channels
-    if _fits(x) or kernel <= stride:
+    if _fits(x, weight) or kernel <= stride:
         taps = x.as_strided((frames, weight.shape[1]), (step, 1), x.storage_offset())
         return linear(taps, weight, bias)
     out = x.new_empty(0)

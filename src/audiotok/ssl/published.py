@@ -62,18 +62,7 @@ def read_ssl_kmeans(
     )
     if back is not None:
         _check_vocoder(back.layers, back.config.codebook_sizes, dict(zip(layers, spec.codebook_sizes, strict=True)))
-    tokenizer = SSLKMeans(
-        spec,
-        encoder.config,
-        layers,
-        vocoder=None if back is None else back.to_config(),
-        source=origin or Path(source).name,
-    )
-    state = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
-    state |= {f"vocoder.{key}": value for key, value in ({} if back is None else back.state_dict()).items()}
-    state |= {f"quantizers.{i}.layers.0.books.0.entries": table for i, table in enumerate(centroids)}
-    tokenizer.load_state_dict(state)
-    tokenizer.requires_grad_(False)
+    tokenizer = SSLKMeans.of(spec, encoder, centroids, back, origin or Path(source).name)
     tokenizer.provenance = {
         "license": "unknown",
         "encoder": tokenizer.source,

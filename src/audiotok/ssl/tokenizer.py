@@ -72,6 +72,35 @@ class SSLKMeans(Tokenizer):
         self.decode_context = None if self.vocoder is None else self.vocoder.context_frames
         super().train(False)
 
+    @classmethod
+    def of(
+        cls,
+        spec: Spec,
+        encoder: SSLEncoder,
+        tables: Sequence[Tensor],
+        vocoder: UnitVocoder | None = None,
+        source: str = "",
+    ) -> "SSLKMeans":
+        """A tokenizer of parts that are there already.
+
+        Args:
+            spec: as for the class.
+            encoder: network with its weights; its layers, sorted, are those of the tables.
+            tables: centres [V, D] of each layer.
+            vocoder: with its weights, or None.
+            source: as for the class.
+        """
+        layers = sorted(encoder.layers)
+        back = None if vocoder is None else vocoder.to_config()
+        tokenizer = cls(spec, encoder.config, layers, back, source)
+        state = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
+        if vocoder is not None:
+            state |= {f"vocoder.{key}": value for key, value in vocoder.state_dict().items()}
+        state |= {f"quantizers.{i}.layers.0.books.0.entries": table for i, table in enumerate(tables)}
+        tokenizer.load_state_dict(state)
+        tokenizer.requires_grad_(False)
+        return tokenizer
+
     @property
     def layers(self) -> tuple[int, ...]:
         """The layer of each row of tokens."""
