@@ -213,10 +213,8 @@ def main() -> None:
             codes[name, way] = ways[way](SETS[name])
             best[name, way] = min(best[name, way], time.process_time() - started)
         rate = max(rate, sgemm_rate())
-    total = sum(len(wav) for wav in utterances) / 16000
-    print(
-        f"{len(utterances)} utterances, {total:.1f} s, {sum(bench.frames())} frames, {torch.get_num_threads()} thread(s)"
-    )
+    total, threads = sum(len(wav) for wav in utterances) / 16000, torch.get_num_threads()
+    print(f"{len(utterances)} utterances, {total:.1f} s, {sum(bench.frames())} frames, {threads} thread(s)")
     print(f"torch {torch.__version__}, transformers {transformers.__version__}; sgemm {rate:.1f} GF/s\n")
     print("| layers | way | CPU s | times SpeechBrain's way | GF/s | of sgemm | codes changed |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")

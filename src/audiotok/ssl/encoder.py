@@ -2,8 +2,9 @@
 
 A row's hidden states depend on its valid samples alone: statistics of the waveform and of the group norm are taken
 over them, the positional convolution sees zeros beyond them, attention never looks there. What is left between a row
-in a batch and the row alone is rounding, about 1e-6: matrix products of different shapes add up in another order. On
-a CPU, where padding only costs time, the rows of a batch therefore go one by one, and are the same to the last bit.
+in a batch and the row alone is rounding, at most 1e-6 of the largest value: matrix products of different shapes add
+up in another order. It changed none of 95,720 codes (seven small random networks, 500 centroids). On a CPU, where
+padding only costs time, the rows of a batch go one by one all the same, and are equal to the last bit.
 """
 
 import itertools
@@ -28,7 +29,9 @@ class SSLEncoder(nn.Module):
     A row of more than `max_window_seconds` goes through the blocks in windows of at most that length, of almost equal
     size. Each reaches `overlap_seconds` beyond the frames that are kept of it, on both sides. Front end and positional
     convolution see the whole row, so layer 0 is exact; in higher layers windows are an approximation, since attention
-    looks at everything. Neither memory nor cost per second then grow with the length.
+    looks at everything. Neither memory nor cost per second then grow with the length. How many codes change depends on
+    the weights: of a randomly initialised WavLM-large 1.0 to 1.4 % (100 s of speech, layers 3 to 12, 1000 centroids;
+    30 s windows 1.6 to 2.9 %), of small random networks with flat attention 4 to 53 %. Measure it on your own.
 
     `.to(torch.bfloat16)` and `.to(torch.float16)` cast the matrix products; norms, sums and the first convolution
     stay in float32.

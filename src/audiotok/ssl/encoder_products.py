@@ -30,7 +30,7 @@ _ONEDNN = _onednn_works()
 def _fits(x: Tensor, weight: Tensor) -> bool:
     """The operator checks little by itself: anything but a float32 matrix that lies whole in memory is kept from it."""
     plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and weight.is_contiguous()
-    return _ONEDNN and plain and torch.backends.mkldnn.enabled
+    return _ONEDNN and plain and bool(torch.backends.mkldnn.enabled)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
