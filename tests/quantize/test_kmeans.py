@@ -71,3 +71,11 @@ def test_wrong_centroids_and_data_are_errors():
         KMeansQuantizer.fit(mixture(100), 4, 2, cosine=True)
     with pytest.raises(FitError, match="200 centroids were asked for, but there are only 100 rows"):
         KMeansQuantizer.fit(mixture(100), 200)
+
+
+def test_a_near_tie_is_what_one_roundoff_could_change():
+    quantizer = KMeansQuantizer(torch.tensor([[0.0, 0.0], [2.0, 0.0]]))
+    x = torch.tensor([[0.9, 1.0, 1.001, 1.1], [0.0, 0.0, 0.0, 0.0]])[None]
+    assert quantizer.near_ties(x, 2.0**-24).tolist() == [[False, True, False, False]]
+    assert quantizer.near_ties(x, 2.0**-8).tolist() == [[False, True, True, False]]
+    assert not KMeansQuantizer(torch.zeros(1, 2)).near_ties(x, 1.0).any()

@@ -182,3 +182,19 @@ def test_textless_units_are_the_originals(case):
         wanted = np.load(folder / path.name.replace("input", "codes"))
         wav = torch.from_numpy(np.load(path).reshape(-1))
         assert np.array_equal(tok.encode(wav).tokens[0, 0].numpy(), wanted.reshape(-1))
+
+
+def test_near_ties_grow_with_the_roundoff_and_cover_what_it_changes(large):
+    counts = {}
+    wanted = large.encode(rows(LARGE)).tokens
+    for dtype in ("float32", "float16", "bfloat16"):
+        tok = read(LARGE).to(getattr(torch, dtype))
+        counts[dtype] = tok.near_ties(rows(LARGE))
+        changed = (tok.encode(rows(LARGE)).tokens != wanted).float().mean((0, 2))
+        if dtype == "float32":
+            assert not changed.any()
+    assert list(counts["float32"]) == list(large.layers)
+    for layer in large.layers:
+        assert counts["float32"][layer] <= counts["float16"][layer] <= counts["bfloat16"][layer]
+        assert counts["float32"][layer] < 0.01
+    assert max(counts["bfloat16"].values()) > 0

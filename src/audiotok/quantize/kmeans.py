@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FitError, InputError
+from .base import check_vectors, to_rows
 from .lloyd import KMeansFit, kmeans
 from .nearest import SearchTable, nearest
 from .options import VQOptions
@@ -41,6 +42,32 @@ class KMeansQuantizer(ResidualVQ):
         with torch.no_grad():
             for entries, table in zip(self.codebooks, tables, strict=True):
                 entries.copy_(table)
+
+    @torch.no_grad()
+    def near_ties(self, x: Tensor, unit_roundoff: float) -> Tensor:
+        """Frames whose code of the first codebook hangs on the precision of x.
+
+        With the two nearest centroids c and c', x is a near tie when |x − c'|² − |x − c|² <= 2 u |x| |c − c'|: an
+        error of one unit roundoff u in x, relative to its length, could then change the code.
+
+        Args:
+            x: [B, D, F].
+            unit_roundoff: of the arithmetic that made x: 2^-24 for float32, 2^-11 for float16, 2^-8 for bfloat16.
+
+        Returns:
+            [B, F] bool.
+        """
+        check_vectors(x, self.dim)
+        table = self.codebooks[0].float()
+        if len(table) < 2:
+            return torch.zeros(len(x), x.shape[2], dtype=torch.bool, device=x.device)
+        half_norms = table.square().sum(1) / 2
+        found = []
+        for rows in torch.split(to_rows(x.float()), 4096):
+            best, index = torch.addmm(half_norms, rows, table.t(), beta=-1).topk(2, dim=1)
+            apart = (table[index[:, 0]] - table[index[:, 1]]).norm(dim=1)
+            found.append(best[:, 0] - best[:, 1] <= unit_roundoff * rows.norm(dim=1) * apart)
+        return torch.cat(found).view(len(x), x.shape[2])
 
     @classmethod
     def fit(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, UnsupportedError
+from ..inputs import Wav
 from ..quantize import KMeansQuantizer
 from ..spec import Spec
 from ..tokenizer import Tokenizer
@@ -136,6 +137,21 @@ class SSLKMeans(Tokenizer):
         self.spec = self.full_spec = replace(self.full_spec, codebook_sizes=sizes)
         self._fingerprint = None
         return self
+
+    @torch.no_grad()
+    def near_ties(self, wav: Wav, sample_rate: int | None = None, lengths: Wav | None = None) -> dict[int, float]:
+        """Layer -> share of frames whose two nearest centres are closer than the precision in use can tell (see
+        `KMeansQuantizer.near_ties`): what float16 or bfloat16 may cost. Arguments and errors as `encode`.
+        """
+        states, counts = self.features(wav, sample_rate, lengths)
+        valid = torch.arange(states.shape[2], device=states.device) < counts[:, None]
+        parts = torch.split(states, self.encoder.config.hidden_size, dim=1)
+        roundoff = torch.finfo(self.dtype).eps / 2
+        shares = {}
+        for layer, quantizer, part in zip(self.layers, self.quantizers, parts, strict=True):
+            assert isinstance(quantizer, KMeansQuantizer)
+            shares[layer] = float(quantizer.near_ties(part, roundoff)[valid].float().mean())
+        return shares
 
     def _encode(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         # Windows shorter than three overlaps would see more overlap than audio.
