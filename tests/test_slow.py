@@ -36,8 +36,10 @@ def test_an_hour_of_speech_codes_and_decodes_in_bounded_memory(speech, tmp_path)
         result = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks[seconds] = [int(word) for word in result.stdout.split()]
     samples_mb = 3600 * 16000 * 4 / 2**20
-    assert peaks[3600][0] - peaks[120][0] < 2 * samples_mb  # the audio itself, and its repetition
-    assert peaks[3600][1] - peaks[120][1] < 4 * samples_mb  # and what it decodes to, with the pieces it is joined from
+    # Held whole: the audio, and what it decodes to (as pieces, joined, and cut to length). One float64 spectrogram of
+    # the hour alone would take another 1000 MB.
+    assert peaks[3600][0] - peaks[120][0] < 3 * samples_mb
+    assert peaks[3600][1] - peaks[120][1] < 6 * samples_mb
 
 
 def test_long_codes_decode_in_pieces_as_the_whole(speech):
@@ -81,7 +83,7 @@ def test_encoding_killed_at_any_moment_leaves_no_half_written_codes(clips, tmp_p
     assert len(whole) == 14
     for moment in range(10):
         out = tmp_path / f"killed-{moment}"
-        process = subprocess.Popen([*command[:5], str(out), "--quiet"])
+        process = subprocess.Popen([*command[:6], str(out), "--quiet"])
         deadline = time.monotonic() + 60
         while process.poll() is None and len(list(out.rglob("*.codes"))) <= moment and time.monotonic() < deadline:
             time.sleep(0.002)
