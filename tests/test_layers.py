@@ -8,7 +8,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src" / "audiotok"
 LAYERS = {
     "errors": 0,
-    **dict.fromkeys(("files", "spec"), 1),
+    **dict.fromkeys(("files", "pieces", "spec"), 1),
     **dict.fromkeys(("audio", "card", "catalog", "checkpoint", "nn", "quantize"), 2),
     **dict.fromkeys(("codes", "registry"), 3),
     "inputs": 4,

@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -24,6 +25,7 @@ from .checkpoint import write_json, write_safetensors
 from .codes import Codes
 from .errors import AudiotokError, CodesMismatchError, HubError, InputError, UnsupportedError, hub_client_errors
 from .inputs import Wav, codes_of_tokens, rows_of
+from .pieces import decode_in_pieces, group_rows
 from .spec import Spec
 
 FORMAT = 1  # of saved folders
@@ -181,7 +183,13 @@ class Tokenizer(nn.Module):
             for members in self._groups(frames, "bucket"):
                 tokens = codes.tokens[members, :, : frames[members[0]]]
                 extras = {name: value[members] for name, value in codes.extras.items()}
-                decoded = self._decode_group(tokens, extras).float()
+                decoded = decode_in_pieces(
+                    tokens,
+                    partial(self._decode, extras=extras),
+                    step=self._chunk_frames(),
+                    context=self.decode_context,
+                    hop=self.spec.hop_length,
+                ).float()
                 for i, row in zip(members, decoded, strict=True):
                     usable = min(samples[i], row.shape[1])
                     wav[i, :, :usable] = row[:, :usable]
@@ -322,14 +330,8 @@ class Tokenizer(nn.Module):
     # ---- batches and pieces ----------------------------------------------------------------------
 
     def _groups(self, sizes: Sequence[int], batching: str) -> list[list[int]]:
-        """Indices of the rows that share a call. Rows longer than a chunk go alone."""
         one_by_one = self.device.type == "cpu" if self.row_by_row is None else self.row_by_row
-        if one_by_one:
-            return [[i] for i in range(len(sizes))]
-        groups: dict[int, list[int]] = {}
-        for i, size in enumerate(sizes):
-            groups.setdefault(size if batching == "bucket" else 0, []).append(i)
-        return list(groups.values())
+        return group_rows(sizes, one_by_one=one_by_one, equal=batching == "bucket")
 
     def _network_length(self, row: Tensor) -> int:
         return max(row.shape[1], self.min_samples)
@@ -385,19 +387,6 @@ class Tokenizer(nn.Module):
                 raise AudiotokError(f"{type(self).__name__} has extras, so its context must be None")
             kept.append(found[0, :, start - first : end - first])
         return torch.cat(kept, dim=1)
-
-    def _decode_group(self, tokens: Tensor, extras: dict[str, Tensor]) -> Tensor:
-        """wav [B, C, about F·hop] of tokens [B, k, F]; long ones in pieces."""
-        frames, step, hop = tokens.shape[2], self._chunk_frames(), self.spec.hop_length
-        if self.decode_context is None or frames <= step + 2 * self.decode_context:
-            return self._decode(tokens, extras)
-        kept = []
-        for start in range(0, frames, step):
-            end = min(start + step, frames)
-            first, last = max(0, start - self.decode_context), min(frames, end + self.decode_context)
-            wav = self._decode(tokens[:, :, first:last], extras)
-            kept.append(wav[:, :, (start - first) * hop : None if end == frames else (end - first) * hop])
-        return torch.cat(kept, dim=2)
 
     def _checked_codes(self, codes: Codes | Tensor) -> Codes:
         if not isinstance(codes, Codes):

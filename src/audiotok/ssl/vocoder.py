@@ -1,6 +1,7 @@
 """Unit HiFi-GAN: tokens of any subset of layers back to speech (arXiv 2406.10735)."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional
 from ..errors import InputError, UnsupportedError
 from ..nn.hifigan import HifiGanGenerator, same_conv
 from ..nn.layer_ids import layer_ids
+from ..pieces import decode_in_pieces, group_rows
 from .vocoder_config import VocoderConfig
 
 
@@ -169,26 +171,20 @@ class UnitVocoder(nn.Module):
             raise InputError(f"lengths must be {len(tokens)} numbers in 1..{tokens.shape[2]}, not {frames}")
         vectors = self._checked_speaker(speaker, len(tokens), None)
         rows: list[Tensor] = [torch.empty(0)] * len(tokens)
-        for members in _groups(frames, alone=self.duration is not None or tokens.device.type == "cpu"):
+        alone = self.duration is not None or tokens.device.type == "cpu"  # on a CPU batches are no faster
+        for members in group_rows(frames, one_by_one=alone):
             some = tokens[members, :, : frames[members[0]]]
             spoken = None if vectors is None else vectors[members]
-            for i, row in zip(members, self._in_pieces(some, layers, spoken, chunk_frames), strict=True):
+            wav = decode_in_pieces(
+                some,
+                partial(self.forward, layers=layers, speaker=spoken),
+                step=chunk_frames,
+                context=self.context_frames,
+                hop=self.hop_length,
+            )
+            for i, row in zip(members, wav, strict=True):
                 rows[i] = row.float()
         return nn.utils.rnn.pad_sequence([row.t() for row in rows], batch_first=True).transpose(1, 2)
-
-    def _in_pieces(
-        self, tokens: Tensor, layers: Sequence[int] | None, speaker: Tensor | None, chunk_frames: int
-    ) -> Tensor:
-        frames, context, hop = tokens.shape[2], self.context_frames, self.hop_length
-        if context is None or frames <= chunk_frames + 2 * context:
-            return self.forward(tokens, layers=layers, speaker=speaker)
-        kept = []
-        for start in range(0, frames, chunk_frames):
-            end = min(start + chunk_frames, frames)
-            first, last = max(0, start - context), min(frames, end + context)
-            wav = self.forward(tokens[:, :, first:last], layers=layers, speaker=speaker)
-            kept.append(wav[:, :, (start - first) * hop : (end - first) * hop])
-        return torch.cat(kept, dim=2)
 
     def _checked_speaker(self, speaker: Tensor | None, rows: int, dtype: torch.dtype | None) -> Tensor | None:
         """Speaker vectors [B, S], normalised once, when the network sees them (`dtype` is not None)."""
@@ -212,13 +208,3 @@ def lengthened(features: Tensor, frames: int) -> Tensor:
     """Features [B, D, F], their last frame repeated where there are fewer than a network can reflect."""
     missing = frames - features.shape[2]
     return torch.cat([features, features[..., -1:].expand(-1, -1, missing)], dim=2) if missing > 0 else features
-
-
-def _groups(sizes: Sequence[int], *, alone: bool) -> list[list[int]]:
-    """Indices of rows of equal size, or every row alone (on a CPU batches are no faster)."""
-    if alone:
-        return [[i] for i in range(len(sizes))]
-    groups: dict[int, list[int]] = {}
-    for i, size in enumerate(sizes):
-        groups.setdefault(size, []).append(i)
-    return list(groups.values())
