@@ -32,7 +32,14 @@ types: .venv/dev
 test: .venv/dev
 	$(BIN)/python -m pytest
 
-check-slow: check
+# The original projects, to compare with: they need an older torch, so they live in an environment of their own.
+.venv-native/done:
+	$(PYTHON) -m venv .venv-native
+	.venv-native/bin/python -m pip install --quiet --disable-pip-version-check torch==2.11.0 torchaudio==2.11.0 \
+		speechbrain==1.1.2 transformers==5.23.0 scikit-learn==1.9.1 joblib==1.6.0 soundfile
+	@touch $@
+
+check-slow: check .venv-native/done
 	$(BIN)/python -m pytest -m slow
 
 format: .venv/dev
@@ -40,4 +47,4 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv demo build dist
+	rm -rf .venv .venv-native demo build dist
