@@ -61,6 +61,7 @@ class SSLKMeans(Tokenizer):
             raise InputError(f"{spec.name}: its rate, hop and one channel must be those of its network")
         self.source = source
         self.encoder = SSLEncoder(config, layers)
+        self.encoder.row_by_row = False  # the base has decided already which rows share a call
         self.quantizers = nn.ModuleList(
             KMeansQuantizer(torch.zeros(size, config.hidden_size)) for size in spec.codebook_sizes
         )
