@@ -1,6 +1,9 @@
 """Fit a k-means tokenizer on your own audio, save it, load it, and listen to what it keeps.
 
-python examples/fit_and_use.py FOLDER_OF_AUDIO OUT_FOLDER
+    python examples/fit_and_use.py FOLDER_OF_AUDIO OUT_FOLDER
+    python examples/fit_and_use.py FOLDER_OF_AUDIO OUT_FOLDER --features microsoft/wavlm-large --layers 7 18 --k 1000
+
+Tokens of an SSL model have no way back to sound until a vocoder is trained on them: examples/train_vocoder.py.
 """
 
 import argparse
@@ -14,9 +17,14 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("out", type=Path)
     parser.add_argument("--k", type=int, default=256)
+    parser.add_argument("--features", default="logmel", help="logmel, or an SSL model: ./folder or user/repo")
+    parser.add_argument("--layers", type=int, nargs="+", help="of the SSL model")
     args = parser.parse_args()
 
-    fitted = audiotok.fit_kmeans(args.folder, k=args.k, num_codebooks=4)
+    if args.layers:
+        fitted = audiotok.fit_kmeans(args.folder, k=args.k, features=args.features, layers=args.layers)
+    else:
+        fitted = audiotok.fit_kmeans(args.folder, k=args.k, num_codebooks=4)
     print(audiotok.FitReport(**fitted.provenance["fit"]).table())
     fitted.save(args.out / "tokenizer")
 
@@ -24,10 +32,10 @@ def main() -> None:
     path = audiotok.audio.find_audio(args.folder)[0]
     codes = tok.encode_file(path)
     print(f"{path.name}: tokens {list(codes.tokens.shape)}, {tok.spec.bitrate_bps / 1000:g} kbit/s")
-    for count in (1, 4):
+    for count in (1, 4) if tok.spec.decodable else ():
         wav = tok.decode(codes.truncate(count))
         audiotok.audio.save(args.out / f"{count}-codebooks.wav", wav[0], tok.spec.sample_rate)
-    print(f"listen: {args.out}/1-codebooks.wav and {args.out}/4-codebooks.wav")
+        print(f"listen: {args.out}/{count}-codebooks.wav")
 
 
 if __name__ == "__main__":

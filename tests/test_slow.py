@@ -1,6 +1,7 @@
 """Long proofs, run by `make check-slow`."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,17 +95,47 @@ def test_encoding_killed_at_any_moment_leaves_no_half_written_codes(clips, tmp_p
         assert found
 
 
-@pytest.mark.parametrize(
-    "arguments", [["training_loop.py", "{audio}", "--steps", "30"], ["fit_and_use.py", "{audio}", "{out}"]]
-)
-def test_examples_run(arguments, clips, tmp_path):
+SSL = ROOT / "tests" / "fixtures" / "speechbrain-discrete-ssl" / "wavlm-large-like" / "ssl"
+EXAMPLES = {
+    "training_loop.py": ["{audio}", "--steps", "30"],
+    "fit_and_use.py": ["{audio}", "{out}"],
+    "layer_attention.py": ["{audio}", "--label", "speech_(..)_"],
+    "fit_and_use.py ssl": ["{audio}", "{out}", "--features", str(SSL), "--layers", "2", "5", "--k", "32"],
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_run(name, clips, tmp_path):
     values = {"audio": str(clips[0].parent), "out": str(tmp_path)}
-    command = [argument.format(**values) for argument in arguments]
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / command[0]), *command[1:]], capture_output=True, text=True, check=True
-    )
-    if command[0] == "training_loop.py":
+    arguments = [argument.format(**values) for argument in EXAMPLES[name]]
+    script = ROOT / "examples" / name.split()[0]
+    result = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, check=True)
+    if name == "training_loop.py":
         losses = [float(line.split()[-1]) for line in result.stdout.splitlines()]
         assert losses[-1] < losses[0]
-    else:
+    elif name == "fit_and_use.py":
         assert (tmp_path / "4-codebooks.wav").stat().st_size > 10000
+    elif name == "fit_and_use.py ssl":
+        assert audiotok.load(tmp_path / "tokenizer").layers == (2, 5)
+
+
+def test_a_vocoder_trained_on_tokens_of_a_small_ssl_model_decodes_any_subset_of_layers(clips, speech, tmp_path):
+    """The whole way on real speech: fit an SSL tokenizer, train its vocoder with layer dropout, save both as one."""
+    fitted = audiotok.fit_kmeans(clips, features=SSL, layers=[1, 3, 5], k=64, progress=False)
+    fitted.save(tmp_path / "tokenizer")
+    script = ROOT / "examples" / "train_vocoder.py"
+    arguments = [clips[0].parent, tmp_path / "vocoder", "--model", tmp_path / "tokenizer", "--steps", "200"]
+    result = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=True)
+    before, after = map(float, re.search(r"([\d.]+) before, ([\d.]+) after", result.stdout).groups())
+    assert after < 0.6 * before  # log-mel difference on held-out segments
+    tok = fitted.with_vocoder(tmp_path / "vocoder")
+    tok.save(tmp_path / "both")
+    again = audiotok.load(tmp_path / "both")
+    codes = again.encode(speech[0])
+    assert torch.equal(codes.tokens, fitted.encode(speech[0]).tokens)
+    wavs = [again.decode(codes)]
+    for layers in ([3], [1, 5]):
+        part = audiotok.load(tmp_path / "both", layers=layers)
+        wavs.append(part.decode(part.encode(speech[0])))
+    assert all(wav.shape == (1, 1, speech[0].shape[1]) and float(wav.std()) > 1e-3 for wav in wavs)
+    assert not torch.equal(wavs[0], wavs[1])

@@ -9,7 +9,7 @@ from ..errors import CheckpointError, InputError
 from ..spec import Spec
 from .encoder_weights import load_encoder
 from .tokenizer import SSLKMeans
-from .vocoder_files import load_vocoder
+from .vocoder_files import check_vocoder, load_vocoder
 
 PathLike = str | os.PathLike[str]
 
@@ -61,7 +61,7 @@ def read_ssl_kmeans(
         batching="mask",
     )
     if back is not None:
-        _check_vocoder(back.layers, back.config.codebook_sizes, dict(zip(layers, spec.codebook_sizes, strict=True)))
+        check_vocoder(back, dict(zip(layers, spec.codebook_sizes, strict=True)))
     tokenizer = SSLKMeans.of(spec, encoder, centroids, back, origin or Path(source).name)
     tokenizer.provenance = {
         "license": "unknown",
@@ -70,13 +70,3 @@ def read_ssl_kmeans(
         "vocoder": "none" if vocoder is None else Path(vocoder).name,
     }
     return tokenizer
-
-
-def _check_vocoder(known: tuple[int, ...], rooms: tuple[int, ...], wanted: dict[int, int]) -> None:
-    room = dict(zip(known, rooms, strict=True))
-    for layer, size in wanted.items():
-        if room.get(layer) != size:
-            raise InputError(
-                f"the vocoder decodes {room.get(layer, 0)} entries of layer {layer}, the k-means has {size}: "
-                f"it knows {room} (layer: entries)"
-            )

@@ -1,5 +1,6 @@
 """`SSLKMeans`: k-means over layers of WavLM, HuBERT or wav2vec 2.0, and back to speech through a unit vocoder."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from ..tokenizer import Tokenizer
 from .encoder import SSLEncoder
 from .encoder_config import SSLConfig
 from .vocoder import UnitVocoder
+from .vocoder_files import check_vocoder, load_vocoder
 
 #: How layers are counted, written into every saved tokenizer: hidden_states[L] of transformers.
 INDEXING = "0 enters the first block, L leaves block L, before the network's last layer norm"
@@ -102,6 +104,23 @@ class SSLKMeans(Tokenizer):
         tokenizer.load_state_dict(state)
         tokenizer.requires_grad_(False)
         return tokenizer
+
+    def with_vocoder(self, vocoder: UnitVocoder | str | os.PathLike[str]) -> "SSLKMeans":
+        """A tokenizer of the same tokens that decodes them, sharing this one's weights.
+
+        Args:
+            vocoder: one that knows all these layers with these numbers of entries, or its folder (as published, or
+                as `audiotok train vocoder` wrote it).
+
+        Raises:
+            InputError: it knows other layers or entries. CheckpointError: its folder is broken.
+        """
+        back = vocoder if isinstance(vocoder, UnitVocoder) else load_vocoder(vocoder)
+        check_vocoder(back, dict(zip(self.layers, self.full_spec.codebook_sizes, strict=True)))
+        spec = replace(self.full_spec, decodable=True)
+        tokenizer = type(self).of(spec, self.encoder, self.codebooks, back, self.source)
+        tokenizer.provenance = dict(self.provenance)
+        return tokenizer.to(self.device)
 
     @property
     def layers(self) -> tuple[int, ...]:

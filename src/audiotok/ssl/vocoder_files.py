@@ -80,6 +80,17 @@ def load_vocoder(folder: str | os.PathLike[str], *, layers: Sequence[int] | None
     return _filled(config, state, folder)
 
 
+def check_vocoder(vocoder: UnitVocoder, wanted: Mapping[int, int]) -> None:
+    """Raises `InputError` unless the vocoder decodes these layers (layer -> entries)."""
+    room = dict(zip(vocoder.layers, vocoder.config.codebook_sizes, strict=True))
+    for layer, size in wanted.items():
+        if room.get(layer) != size:
+            raise InputError(
+                f"the vocoder decodes {room.get(layer, 0)} entries of layer {layer}, the k-means has {size}: "
+                f"it knows {room} (layer: entries)"
+            )
+
+
 def save_vocoder(
     vocoder: UnitVocoder, folder: str | os.PathLike[str], *, provenance: Mapping[str, Any] | None = None
 ) -> None:
