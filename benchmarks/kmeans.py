@@ -67,7 +67,7 @@ def distortion(centroids: np.ndarray, rows: np.ndarray) -> float:
     return torch.cat([torch.cdist(piece, table).amin(1).square() for piece in pieces]).mean().item()
 
 
-def speechbrain(rows: np.ndarray, k: int) -> np.ndarray:
+def speechbrain(rows: np.ndarray, k: int, seed: int) -> np.ndarray:
     model = MiniBatchKMeans(
         k,
         init="k-means++",
@@ -77,7 +77,7 @@ def speechbrain(rows: np.ndarray, k: int) -> np.ndarray:
         max_no_improvement=100,
         n_init=20,
         reassignment_ratio=0.0,
-        random_state=0,
+        random_state=seed,
         compute_labels=True,
     )
     for start in range(0, len(rows) - 9_999, 10_000):
@@ -85,19 +85,19 @@ def speechbrain(rows: np.ndarray, k: int) -> np.ndarray:
     return model.cluster_centers_
 
 
-def plain_faiss(rows: np.ndarray, k: int, per_centroid: int) -> np.ndarray:
-    clustering = faiss.Kmeans(rows.shape[1], k, niter=10, seed=0, max_points_per_centroid=per_centroid)
+def plain_faiss(rows: np.ndarray, k: int, per_centroid: int, seed: int) -> np.ndarray:
+    clustering = faiss.Kmeans(rows.shape[1], k, niter=10, seed=seed, max_points_per_centroid=per_centroid)
     clustering.train(rows)
     return clustering.centroids
 
 
-def ours(rows: np.ndarray, k: int, engine: str) -> np.ndarray:
+def ours(rows: np.ndarray, k: int, engine: str, seed: int) -> np.ndarray:
     """What fit_kmeans does with a corpus: a uniform sample, a k-means++ start, a few steps."""
     sample = torch.from_numpy(rows)
     size = ROWS_PER_CENTROID * k
     if size < len(sample):
-        sample = sample[torch.randperm(len(sample), generator=torch.Generator().manual_seed(0))[:size]]
-    return fit_centroids(sample, k, engine=engine, iterations=ITERATIONS, seed=0).numpy()
+        sample = sample[torch.randperm(len(sample), generator=torch.Generator().manual_seed(seed))[:size]]
+    return fit_centroids(sample, k, engine=engine, iterations=ITERATIONS, seed=seed).numpy()
 
 
 def main() -> None:
@@ -106,19 +106,20 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=256, help="of the mixture")
     parser.add_argument("--k", type=int, default=1000)
     parser.add_argument("--held-out", type=int, default=40_000)
+    parser.add_argument("--seed", type=int, default=0, help="of the mixture and of every start")
     parser.add_argument("--audio", type=Path, help="fit on log-mel frames of the audio in this folder")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     total = args.rows + args.held_out
-    data = logmel_rows(args.audio, total) if args.audio else mixture(total, args.dim)
+    data = logmel_rows(args.audio, total) if args.audio else mixture(total, args.dim, seed=args.seed)
     rows, held_out = np.ascontiguousarray(data[args.held_out :]), data[: args.held_out]
-    k = args.k
+    k, seed = args.k, args.seed
     ways: dict[str, Callable[[], np.ndarray]] = {
-        "faiss.Kmeans, all rows, 10 steps": lambda: plain_faiss(rows, k, 10**9),
-        "faiss.Kmeans, default (256 rows a centroid), 10 steps": lambda: plain_faiss(rows, k, 256),
-        "SpeechBrain's recipe (MiniBatchKMeans)": lambda: speechbrain(rows, k),
-        "audiotok, engine=faiss": lambda: ours(rows, k, "faiss"),
-        "audiotok, engine=torch": lambda: ours(rows, k, "torch"),
+        "faiss.Kmeans, all rows, 10 steps": lambda: plain_faiss(rows, k, 10**9, seed),
+        "faiss.Kmeans, default (256 rows a centroid), 10 steps": lambda: plain_faiss(rows, k, 256, seed),
+        "SpeechBrain's recipe (MiniBatchKMeans)": lambda: speechbrain(rows, k, seed),
+        "audiotok, engine=faiss": lambda: ours(rows, k, "faiss", seed),
+        "audiotok, engine=torch": lambda: ours(rows, k, "torch", seed),
     }
     print(f"{len(rows)} x {rows.shape[1]} rows, k = {k}, held-out variance {held_out.var(0).sum():.1f}\n")
     print("| way | CPU s | ratio | held-out distortion | ratio |\n| --- | ---: | ---: | ---: | ---: |")

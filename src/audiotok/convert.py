@@ -1,7 +1,6 @@
 """`convert`: a tokenizer from a checkpoint in its upstream's own on-disk format. Nothing in it is run."""
 
 import difflib
-import importlib
 import inspect
 import os
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from .checkpoint import file_sha256, read_centroids
 from .errors import InputError
+from .registry import resolve
 from .spec import Spec
 from .ssl.logmel import LogMel
 from .ssl.logmel_kmeans import LogMelKMeans
@@ -58,7 +58,7 @@ def convert(
         near = difflib.get_close_matches(family, READERS, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise InputError(f"no checkpoint family {family!r}{hint}: there are {', '.join(sorted(READERS))}")
-    reader = _resolve(READERS[family])
+    reader: Callable[..., Tokenizer] = resolve(READERS[family])
     options = {"mel": mel, "kmeans": kmeans, "vocoder": vocoder, "normalize": normalize}
     given = {option: value for option, value in options.items() if value is not None}
     unused = sorted(given.keys() - inspect.signature(reader).parameters.keys())
@@ -67,12 +67,6 @@ def convert(
     if family == "ssl-kmeans" and kmeans is None:
         raise InputError("ssl-kmeans needs k-means files: kmeans={layer: file, ...}")
     return reader(Path(source), name=name, **given)
-
-
-def _resolve(reference: str) -> Callable[..., Tokenizer]:
-    module, _, function = reference.partition(":")
-    reader: Callable[..., Tokenizer] = getattr(importlib.import_module(module), function)
-    return reader
 
 
 def read_logmel_kmeans(source: Path, *, name: str = "", mel: LogMel | None = None) -> LogMelKMeans:

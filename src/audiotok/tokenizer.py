@@ -179,7 +179,7 @@ class Tokenizer(nn.Module):
         """
         codes = self._checked_codes(codes)
         if not self.spec.decodable:
-            raise UnsupportedError(f"{self.spec.name} only encodes: nothing is published to decode it with")
+            raise UnsupportedError(f"{self.spec.name} only encodes: it has no decoder")
         wav = torch.zeros(len(codes), self.spec.channels, int(codes.num_samples.max()), device=self.device)
         frames, samples = codes.lengths.tolist(), codes.num_samples.tolist()
         with torch.autocast(self.device.type, enabled=False):
