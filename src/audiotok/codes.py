@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import read_safetensors, read_safetensors_metadata, write_safetensors
-from .errors import CheckpointError, CodesMismatchError, InputError
+from .errors import CheckpointError, CodesMismatchError, InputError, UnsupportedError
 from .spec import Spec
 
 
@@ -21,10 +21,12 @@ class Codes:
     Attributes:
         tokens: [B, K, F] int64; row 0 of K is the first quantizer. Frames beyond a row's length hold 0.
         lengths: [B] int64, valid frames of each row.
-        num_samples: [B] int64, audio samples of each row, at `spec.sample_rate`: what `decode` gives back.
+        num_samples: [B] int64, audio samples of each row, at `spec.sample_rate`: `decode` gives back as many, or as
+            long in seconds where `spec.output_sample_rate` is another.
         spec: of the tokenizer that made them.
         fingerprint: of the tokenizer that made them; another one refuses to decode.
-        extras: values beside the tokens (scales, speaker vectors), each with B in front.
+        extras: values beside the tokens (scales, speaker vectors), each with B in front; where rows need different
+            sizes, zeros fill up the smaller ones.
 
     Example:
         >>> spec = Spec("demo", sample_rate=16000, hop_length=320, codebook_sizes=(10, 10))
@@ -102,8 +104,11 @@ class Codes:
         ceil(end · frame rate), each row cut where it ends.
 
         Raises:
-            InputError: the interval is empty or begins after the end of a row.
+            InputError: the interval is empty or begins after the end of a row. UnsupportedError: the frames belong
+                to segments with values of their own.
         """
+        if self.spec.segmented:
+            raise UnsupportedError(f"codes of {self.spec.name} cannot be cut in time: cut the audio before encoding it")
         if not 0 <= start_s < end_s:
             raise InputError(f"wanted 0 <= start_s < end_s, not {start_s} and {end_s}")
         start, end = math.floor(start_s * self.spec.frame_rate), math.ceil(end_s * self.spec.frame_rate)
@@ -140,7 +145,7 @@ class Codes:
             tokens=torch.cat(tokens),
             lengths=torch.cat([row.lengths for row in rows]),
             num_samples=torch.cat([row.num_samples for row in rows]),
-            extras={name: torch.cat([row.extras[name] for row in rows]) for name in first.extras},
+            extras={name: _joined([row.extras[name] for row in rows]) for name in first.extras},
         )
 
     def unbatch(self) -> list["Codes"]:
@@ -180,3 +185,15 @@ class Codes:
         if bool(((codes.lengths < 0) | (codes.lengths > codes.tokens.shape[2]) | (codes.num_samples < 0)).any()):
             raise CheckpointError(f"{path}: lengths do not fit its {codes.tokens.shape[2]} frames")
         return codes
+
+
+def _joined(values: list[Tensor]) -> Tensor:
+    """Values [1, ...] one under the other, smaller ones filled up with zeros."""
+    if len({value.shape[1:] for value in values}) > 1:
+        sizes = [max(value.shape[axis] for value in values) for axis in range(1, values[0].dim())]
+        missing = [[size - have for size, have in zip(sizes, value.shape[1:], strict=True)] for value in values]
+        values = [
+            torch.nn.functional.pad(value, [end for more in reversed(lack) for end in (0, more)])
+            for value, lack in zip(values, missing, strict=True)
+        ]
+    return torch.cat(values)

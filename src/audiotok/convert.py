@@ -3,8 +3,9 @@
 import difflib
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .checkpoint import file_sha256, read_centroids
 from .errors import InputError
@@ -22,26 +23,18 @@ READERS: dict[str, str] = {
 }
 
 
-def convert(
-    family: str,
-    source: str | os.PathLike[str],
-    *,
-    name: str = "",
-    mel: LogMel | None = None,
-    kmeans: Mapping[int, str | os.PathLike[str]] | None = None,
-    vocoder: str | os.PathLike[str] | None = None,
-    normalize: bool | None = None,
-) -> Tokenizer:
+def convert(family: str, source: str | os.PathLike[str], *, name: str = "", **options: Any) -> Tokenizer:
     """Reads a checkpoint of another project. `tokenizer.save(folder)` then makes it ours.
 
     Args:
         family: what it is; one of `READERS`.
         source: the file or folder, as published.
         name: of the tokenizer; default from the family and the sizes.
-        mel: the features that the centres of "logmel-kmeans" lie in; default 80 bands at 16 kHz, 50 frames/s.
-        kmeans: for "ssl-kmeans", whose source is the encoder's folder: layer -> file of its k-means.
-        vocoder: for "ssl-kmeans": folder of a unit HiFi-GAN, or None for a tokenizer that only encodes.
-        normalize: for "ssl-kmeans": overrides whether the encoder's waveform is normalised.
+        options: facts that the format does not hold, by family:
+            logmel-kmeans: mel, the `LogMel` features that the centres lie in; default 80 bands at 16 kHz, 50 frames/s.
+            ssl-kmeans (source: the encoder's folder): kmeans, layer -> file; vocoder, folder of a unit HiFi-GAN, or
+                None for a tokenizer that only encodes; normalize, overrides whether the waveform is normalised.
+            Other families: see their pages in docs/tokenizers. None means not given.
 
     Returns:
         A tokenizer; its `provenance` names the file and its SHA-256.
@@ -59,12 +52,12 @@ def convert(
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise InputError(f"no checkpoint family {family!r}{hint}: there are {', '.join(sorted(READERS))}")
     reader: Callable[..., Tokenizer] = resolve(READERS[family])
-    options = {"mel": mel, "kmeans": kmeans, "vocoder": vocoder, "normalize": normalize}
     given = {option: value for option, value in options.items() if value is not None}
-    unused = sorted(given.keys() - inspect.signature(reader).parameters.keys())
+    known = inspect.signature(reader).parameters.keys() - {"source", "name"}
+    unused = sorted(given.keys() - known)
     if unused:
-        raise InputError(f"{family} takes no {', '.join(unused)}")
-    if family == "ssl-kmeans" and kmeans is None:
+        raise InputError(f"{family} takes no {', '.join(unused)}; it takes {', '.join(sorted(known)) or 'no options'}")
+    if family == "ssl-kmeans" and "kmeans" not in given:
         raise InputError("ssl-kmeans needs k-means files: kmeans={layer: file, ...}")
     return reader(Path(source), name=name, **given)
 

@@ -15,7 +15,7 @@ from .checkpoint import read_json, read_safetensors
 from .errors import CheckpointError, HubError, InputError, UnknownTokenizerError, hub_client_errors
 from .registry import describe, entry_loader, family_class
 from .spec import Spec
-from .tokenizer import FORMAT, Tokenizer
+from .tokenizer import FORMAT, Mode, Tokenizer
 
 #: What `load()` gives: ships in the package, needs no network.
 DEFAULT = "logmel-16khz"
@@ -36,7 +36,9 @@ def load(
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
     num_codebooks: int | None = None,
+    bandwidth: float | None = None,
     layers: list[int] | None = None,
+    mode: Mode = "both",
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Tokenizer:
@@ -48,7 +50,9 @@ def load(
         device: where to put it.
         dtype: of its weights; float16 and bfloat16 change some codes (`audiotok parity` says how many).
         num_codebooks: use only the first so many.
+        bandwidth: in kilobits per second, instead of num_codebooks: as many codebooks as it holds.
         layers: of a tokenizer with one codebook per layer, those to use.
+        mode: "encode" or "decode" drops the half of the network that the other needs.
         revision: branch, tag or commit of a Hub repository.
         cache_dir: of Hub downloads; None is the Hub client's own.
 
@@ -74,8 +78,13 @@ def load(
         tokenizer = load_folder(Path(name).expanduser())
     if layers is not None:
         tokenizer.use_layers(layers)
+    if num_codebooks is not None and bandwidth is not None:
+        raise InputError("give num_codebooks or bandwidth, not both")
     if num_codebooks is not None:
         tokenizer.use_codebooks(num_codebooks)
+    if bandwidth is not None:
+        tokenizer.use_bandwidth(bandwidth)
+    tokenizer.use_mode(mode)
     return tokenizer.to(resolve_device(device), _dtype(dtype))
 
 

@@ -19,8 +19,8 @@ class Spec:
 
     Attributes:
         name: the tokenizer's name, for messages and cards.
-        sample_rate: of the audio in and out, in Hz.
-        hop_length: samples per token frame.
+        sample_rate: of the audio in, in Hz.
+        hop_length: samples in per token frame.
         codebook_sizes: V of each row of tokens, K of them.
         channels: of the audio, 1 or 2.
         decodable: whether `decode` exists.
@@ -28,6 +28,12 @@ class Spec:
         nested: whether the first k rows of tokens decode without the others (residual quantizers).
         batching: "mask" when the network honours lengths in a padded batch; "bucket" when only rows of equal
             length may share a batch.
+        output_sample_rate: of the audio out, in Hz; 0 means `sample_rate`.
+        row_levels: where several rows are consecutive codes of one finer level (SNAC), the level of each row,
+            coarsest first: (0, 1, 1, 2, 2, 2, 2). Empty when every row is a level of its own. Rows of a level stay
+            together: `truncate` and `use_codebooks` take whole levels.
+        segmented: whether frames belong to segments with values of their own in `extras` (EnCodec 48 kHz), so that
+            codes cannot be cut in time.
 
     Example:
         >>> spec = Spec("demo", sample_rate=16000, hop_length=320, codebook_sizes=(1024, 1024))
@@ -44,11 +50,25 @@ class Spec:
     streamable: bool = False
     nested: bool = False
     batching: Batching = "bucket"
+    output_sample_rate: int = 0
+    row_levels: tuple[int, ...] = ()
+    segmented: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "codebook_sizes", tuple(self.codebook_sizes))
-        for field in ("sample_rate", "hop_length", "channels"):
+        object.__setattr__(self, "row_levels", tuple(self.row_levels))
+        if self.output_sample_rate == 0:
+            object.__setattr__(self, "output_sample_rate", self.sample_rate)
+        for field in ("sample_rate", "hop_length", "channels", "output_sample_rate"):
             _positive(field, getattr(self, field))
+        if self.hop_length * self.output_sample_rate % self.sample_rate:
+            raise InputError(
+                f"a hop of {self.hop_length} samples at {self.sample_rate} Hz is no whole number of samples at "
+                f"{self.output_sample_rate} Hz"
+            )
+        levels = self.row_levels
+        if levels and (len(levels) != len(self.codebook_sizes) or list(levels) != sorted(levels)):
+            raise InputError(f"row_levels must name a level for each row, coarsest first, not {levels}")
         if not self.codebook_sizes:
             raise InputError("a Spec needs at least one codebook size")
         for size in self.codebook_sizes:
@@ -72,6 +92,15 @@ class Spec:
         return self.frame_rate * sum(math.log2(size) for size in self.codebook_sizes)
 
     @property
+    def output_hop_length(self) -> int:
+        """Samples out per token frame."""
+        return self.hop_length * self.output_sample_rate // self.sample_rate
+
+    def output_samples(self, num_samples: int) -> int:
+        """Samples that `decode` gives for audio of so many samples in: as long in seconds, rounded up."""
+        return -(-num_samples * self.output_sample_rate // self.sample_rate)
+
+    @property
     def vocab_size(self) -> int:
         """Distinct tokens when each row has ids of its own: the sum of V."""
         return sum(self.codebook_sizes)
@@ -80,11 +109,32 @@ class Spec:
         """The same with only the first rows of tokens."""
         if not 1 <= num_codebooks <= self.num_codebooks:
             raise InputError(f"{self.name} has 1 to {self.num_codebooks} codebooks, not {num_codebooks}")
-        return replace(self, codebook_sizes=self.codebook_sizes[:num_codebooks])
+        if self.row_levels and num_codebooks < self.num_codebooks:
+            whole = [i for i in range(1, self.num_codebooks) if self.row_levels[i] != self.row_levels[i - 1]]
+            if num_codebooks not in whole:
+                counts = ", ".join(str(count) for count in [*whole, self.num_codebooks])
+                raise InputError(f"the rows of {self.name} form levels: take {counts} of them, not {num_codebooks}")
+        return replace(
+            self, codebook_sizes=self.codebook_sizes[:num_codebooks], row_levels=self.row_levels[:num_codebooks]
+        )
+
+    def codebooks_for(self, kbps: float) -> int:
+        """The most codebooks that a bandwidth in kilobits per second holds, at least 1 (or one whole level)."""
+        bits, best = 0.0, 0
+        for count, size in enumerate(self.codebook_sizes, 1):
+            bits += math.log2(size) * self.frame_rate
+            last_of_level = (
+                not self.row_levels or self.row_levels[count : count + 1] != self.row_levels[count - 1 : count]
+            )
+            if last_of_level and (best == 0 or bits <= 1000 * kbps * (1 + 1e-9)):
+                best = count
+        return best
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return {**asdict(self), "codebook_sizes": list(self.codebook_sizes)}
+        """Plain values, ready for JSON; what is not usual is named only where it holds, so that fingerprints stay."""
+        values = {**asdict(self), "codebook_sizes": list(self.codebook_sizes), "row_levels": list(self.row_levels)}
+        usual = {"output_sample_rate": self.sample_rate, "row_levels": [], "segmented": False}
+        return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Spec":
@@ -104,9 +154,9 @@ class Spec:
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("name", "batching"), str),
-    **dict.fromkeys(("sample_rate", "hop_length", "channels"), int),
-    **dict.fromkeys(("decodable", "streamable", "nested"), bool),
-    "codebook_sizes": (list, tuple),
+    **dict.fromkeys(("sample_rate", "hop_length", "channels", "output_sample_rate"), int),
+    **dict.fromkeys(("decodable", "streamable", "nested", "segmented"), bool),
+    **dict.fromkeys(("codebook_sizes", "row_levels"), (list, tuple)),
 }
 
 

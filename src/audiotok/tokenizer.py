@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from .pieces import decode_in_pieces, group_rows
 from .spec import Spec
 
 FORMAT = 1  # of saved folders
+Mode = Literal["both", "encode", "decode"]
 Network = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]  # wav [B, C, T], lengths [B]
 
 
@@ -43,6 +44,7 @@ class Tokenizer(nn.Module):
     decode_context: frames on each side that a frame's audio depends on, or None. Long codes are then decoded in
         pieces.
     chunk_miss_rate: share of tokens that may change through pieces, where `context` is only an approximation.
+    encoder_parts, decoder_parts: names of the submodules that only encoding, only decoding needs.
     min_samples: fewest samples the network can take; shorter audio is padded with zeros.
 
     Attributes:
@@ -53,6 +55,7 @@ class Tokenizer(nn.Module):
         max_padding: largest share of a row that may be padding in a batch of a network that honours lengths; rows
             that would need more go in a call of their own.
         provenance: facts for the model card (licence, data, figures), plain JSON values.
+        mode: "both", or the half that `use_mode` kept.
     """
 
     family: ClassVar[str] = ""
@@ -61,6 +64,8 @@ class Tokenizer(nn.Module):
     decode_context: int | None = None
     chunk_miss_rate: float = 0.0
     min_samples: int = 1
+    encoder_parts: ClassVar[tuple[str, ...]] = ()
+    decoder_parts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
@@ -70,6 +75,7 @@ class Tokenizer(nn.Module):
         self.row_by_row: bool | None = None
         self.max_padding = 0.25
         self.provenance: dict[str, Any] = {}
+        self.mode: Mode = "both"
         self._fingerprint: str | None = None
         self.register_buffer("_anchor", torch.empty(0), persistent=False)  # knows the device and the dtype
         super().train(False)
@@ -84,6 +90,11 @@ class Tokenizer(nn.Module):
     def from_config(cls, spec: Spec, config: dict[str, Any]) -> "Tokenizer":
         """Builds the network; `load` fills in the weights. The default calls `cls(spec, **config)`."""
         return cls(spec, **config)
+
+    @property
+    def required_extras(self) -> tuple[str, ...]:
+        """Names of the values that must travel beside the tokens for `decode`."""
+        return ()
 
     def num_frames(self, num_samples: int) -> int:
         """F for audio of so many samples. The default pads to whole hops: ceil(T / hop)."""
@@ -131,6 +142,7 @@ class Tokenizer(nn.Module):
         Raises:
             InputError: wrong rank or channels, NaN or infinite samples, an empty row.
         """
+        self._need("encode")
         rows = rows_of(wav, self.spec, sample_rate, lengths, self.device)
         tokens: list[Tensor] = [torch.empty(0)] * len(rows)
         extras: list[dict[str, Tensor]] = [{}] * len(rows)
@@ -170,8 +182,8 @@ class Tokenizer(nn.Module):
             codes: from `encode`, possibly cut, joined or truncated; or bare tokens [K, F] or [B, K, F].
 
         Returns:
-            wav [B, C, max num_samples] float32: each row exactly its num_samples long, zeros after that. Bare
-            tokens give F·hop samples.
+            wav [B, C, max num_samples] float32 at `spec.output_sample_rate`: each row exactly its num_samples long
+            (as long in seconds, if that rate is another), zeros after that. Bare tokens give F·hop samples.
 
         Raises:
             UnsupportedError: this tokenizer has no decoder. CodesMismatchError: codes of another tokenizer.
@@ -180,8 +192,15 @@ class Tokenizer(nn.Module):
         codes = self._checked_codes(codes)
         if not self.spec.decodable:
             raise UnsupportedError(f"{self.spec.name} only encodes: it has no decoder")
-        wav = torch.zeros(len(codes), self.spec.channels, int(codes.num_samples.max()), device=self.device)
-        frames, samples = codes.lengths.tolist(), codes.num_samples.tolist()
+        self._need("decode")
+        absent = [name for name in self.required_extras if name not in codes.extras]
+        if absent:
+            raise InputError(
+                f"{self.spec.name} needs {', '.join(absent)} beside the tokens: decode the Codes that encode gave"
+            )
+        frames = codes.lengths.tolist()
+        samples = [self.spec.output_samples(count) for count in codes.num_samples.tolist()]
+        wav = torch.zeros(len(codes), self.spec.channels, max(samples), device=self.device)
         with torch.autocast(self.device.type, enabled=False):
             for members in self._groups(frames, "bucket"):
                 tokens = codes.tokens[members, :, : frames[members[0]]]
@@ -191,7 +210,7 @@ class Tokenizer(nn.Module):
                     partial(self._decode, extras=extras),
                     step=self._chunk_frames(),
                     context=self.decode_context,
-                    hop=self.spec.hop_length,
+                    hop=self.spec.output_hop_length,
                 ).float()
                 for i, row in zip(members, decoded, strict=True):
                     usable = min(samples[i], row.shape[1])
@@ -205,6 +224,7 @@ class Tokenizer(nn.Module):
         Raises:
             UnsupportedError: this tokenizer has no such step.
         """
+        self._need("encode")
         rows = rows_of(wav, self.spec, sample_rate, lengths, self.device)
         found: list[Tensor] = [torch.empty(0)] * len(rows)
         with torch.autocast(self.device.type, enabled=False):
@@ -244,6 +264,41 @@ class Tokenizer(nn.Module):
         self.spec = self.full_spec.truncate(num_codebooks)
         return self
 
+    def use_bandwidth(self, kbps: float) -> "Tokenizer":
+        """From now on encodes the most codebooks that a bandwidth in kilobits per second holds. Returns itself.
+
+        Raises:
+            InputError: not above zero. UnsupportedError: its rows do not come apart.
+        """
+        if not kbps > 0:
+            raise InputError(f"a bandwidth must be above 0 kbit/s, not {kbps}")
+        return self.use_codebooks(self.full_spec.codebooks_for(kbps))
+
+    def use_mode(self, mode: Mode) -> "Tokenizer":
+        """Drops the half of the network that only decoding ("encode") or only encoding ("decode") needs, for good.
+        Codes and fingerprint stay; it can no longer be saved. Returns itself.
+
+        Raises:
+            InputError: no such mode. UnsupportedError: the other half is gone already.
+        """
+        if mode not in get_args(Mode):
+            raise InputError(f"mode must be one of {get_args(Mode)}, not {mode!r}")
+        if mode == self.mode or mode == "both":
+            return self if mode == self.mode else self._need("both")
+        self._need(mode)
+        _ = self.fingerprint  # of the whole
+        for part in self.decoder_parts if mode == "encode" else self.encoder_parts:
+            setattr(self, part, None)
+        self.mode = mode
+        return self
+
+    def _need(self, half: Mode) -> "Tokenizer":
+        if self.mode not in ("both", half):
+            raise UnsupportedError(
+                f"{self.spec.name} was loaded with mode={self.mode!r}: load it without mode= to have the rest"
+            )
+        return self
+
     def use_layers(self, layers: Sequence[int]) -> "Tokenizer":
         """Keeps only these layers, where there is one codebook for each layer of a network. Returns itself.
 
@@ -281,7 +336,12 @@ class Tokenizer(nn.Module):
         return digest.hexdigest()[:16]
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes config.json, model.safetensors and a model card (README.md). Files of those names are replaced."""
+        """Writes config.json, model.safetensors and a model card (README.md). Files of those names are replaced.
+
+        Raises:
+            UnsupportedError: `use_mode` dropped half of it.
+        """
+        self._need("both")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         config = {
