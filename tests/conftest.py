@@ -7,6 +7,7 @@ import torch
 
 import audiotok
 from audiotok.ssl.logmel_kmeans import LogMelKMeans
+from tests.parity_table import ParityTable
 
 AUDIO = Path(__file__).parent / "data" / "audio"
 
@@ -29,3 +30,20 @@ def speech() -> list[torch.Tensor]:
 def small(clips: list[Path]) -> LogMelKMeans:
     """Three codebooks of 32 log-mel centroids, fitted on the clips. Treat as read-only."""
     return audiotok.fit_kmeans(clips, k=32, num_codebooks=3, iterations=4, engine="torch", progress=False)
+
+
+_TABLE = ParityTable()
+
+
+@pytest.fixture(scope="session")
+def parity_table() -> ParityTable:
+    """Where tests record what docs/parity.md shows."""
+    return _TABLE
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Writes docs/parity.md after a whole, green run: not after `pytest some/file` or `-k something`."""
+    whole = [str(path) for path in session.config.args] == session.config.getini("testpaths")
+    chosen = session.config.option.keyword or session.config.option.lf or session.config.option.deselect
+    if exitstatus == 0 and whole and not chosen and session.config.option.markexpr == "not slow" and _TABLE.fixtures:
+        _TABLE.write()

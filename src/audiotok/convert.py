@@ -20,6 +20,22 @@ from .tokenizer import Tokenizer
 READERS: dict[str, str] = {
     "logmel-kmeans": "audiotok.convert:read_logmel_kmeans",
     "ssl-kmeans": "audiotok.ssl.published:read_ssl_kmeans",
+    "dac": "audiotok.backends.dac:read_dac",
+    "encodec": "audiotok.backends.encodec:read_encodec",
+    "esc": "audiotok.backends.esc:read_esc",
+    "facodec": "audiotok.backends.facodec:read_facodec",
+    "hificodec": "audiotok.backends.hificodec:read_hificodec",
+    "llmcodec": "audiotok.backends.llmcodec:read_llmcodec",
+    "mimi": "audiotok.backends.mimi:read_mimi",
+    "s3tokenizer": "audiotok.backends.s3tokenizer:read_s3tokenizer",
+    "snac": "audiotok.backends.snac:read_snac",
+    "speechtokenizer": "audiotok.backends.speechtokenizer:read_speechtokenizer",
+    "sqcodec": "audiotok.backends.sqcodec:read_sqcodec",
+    "ticodec": "audiotok.backends.ticodec:read_ticodec",
+    "wavtokenizer": "audiotok.backends.wavtokenizer:read_wavtokenizer",
+    "xcodec": "audiotok.backends.transformers_codec:read_xcodec",
+    "xcodec2": "audiotok.backends.transformers_codec:read_xcodec2",
+    "neucodec": "audiotok.backends.transformers_codec:read_neucodec",
 }
 
 

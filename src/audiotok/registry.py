@@ -19,6 +19,20 @@ from .errors import PluginError, UnknownTokenizerError
 FAMILIES: dict[str, str] = {
     "logmel-kmeans": "audiotok.ssl.logmel_kmeans:LogMelKMeans",
     "ssl-kmeans": "audiotok.ssl.tokenizer:SSLKMeans",
+    "dac": "audiotok.backends.dac:DAC",
+    "encodec": "audiotok.backends.encodec:EnCodec",
+    "esc": "audiotok.backends.esc:ESC",
+    "facodec": "audiotok.backends.facodec:FACodec",
+    "hificodec": "audiotok.backends.hificodec:HiFiCodec",
+    "llmcodec": "audiotok.backends.llmcodec:LLMCodec",
+    "mimi": "audiotok.backends.mimi:Mimi",
+    "s3tokenizer": "audiotok.backends.s3tokenizer:S3Tokenizer",
+    "snac": "audiotok.backends.snac:SNAC",
+    "speechtokenizer": "audiotok.backends.speechtokenizer:SpeechTokenizer",
+    "sqcodec": "audiotok.backends.sqcodec:SQCodec",
+    "ticodec": "audiotok.backends.ticodec:TiCodec",
+    "transformers-codec": "audiotok.backends.transformers_codec:TransformersCodec",
+    "wavtokenizer": "audiotok.backends.wavtokenizer:WavTokenizer",
 }
 
 _registered: dict[str, Entry] = {}
