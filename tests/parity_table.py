@@ -68,7 +68,7 @@ class ParityTable:
     def _way_rows(self) -> list[str]:
         rows = [f"| tokenizer | codes | {' | '.join(_ORDER)} |", "| --- | --- |" + " --- |" * len(_ORDER)]
         for name, ways in sorted(self.ways.items()):
-            cells = [_share(ways[way]) if way in ways else "–" for way in _ORDER]
+            cells = [_share(ways[way]) if way in ways else "" for way in _ORDER]
             rows.append(f"| {name} | {next(iter(ways.values())).codes} | {' | '.join(cells)} |")
         return rows
 
@@ -97,14 +97,15 @@ wrote this page.
 
 ## Equal to upstream
 
-Every fixture is a small network with random weights in the format of the project it belongs to, with an input and what that
-project's own code made of it. Codes must be equal; audio must agree within the fixture's tolerance (mostly 1e-4).
+Every fixture is a small network with random weights in the format of the project it belongs to, with an input and
+what that project's own code made of it. Codes must be equal; audio must agree within the fixture's tolerance (mostly
+1e-4).
 """
 
 _WAYS = """## Equal to itself
 
-Share of codes that change, against each row alone, whole, in float32, on real clips. The networks are the small ones of the
-fixtures, with random weights. `batch`: rows of different lengths in one call. `padded`: the same with noise, not zeros, beyond
-each row's end. `chunked`: in pieces. `streamed`: pushed piece by piece. `saved`: after save and load. `bfloat16`:
-weights in 16 bits, which is never the default and is shown to say why.
+Share of codes that change, against each row alone, whole, in float32, on real clips. The networks are the small ones
+of the fixtures, with random weights. `batch`: rows of different lengths in one call. `padded`: the same with noise,
+not zeros, beyond each row's end. `chunked`: in pieces. `streamed`: pushed piece by piece. `saved`: after save and load.
+`bfloat16`: weights in 16 bits, which is never the default and is shown to say why.
 """
