@@ -1,7 +1,8 @@
-"""The generator of HiFi-GAN (Kong, Kim and Bae 2020, arXiv 2010.05646), with reflection padding."""
+"""The generator of HiFi-GAN (Kong, Kim and Bae 2020, arXiv 2010.05646), padded by reflection or with zeros."""
 
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from ..errors import InputError
 
 SLOPE = 0.1  # of the leaky ReLU inside
 LAST_SLOPE = 0.01  # and before the last convolution
+Padding = Literal["reflect", "zeros"]
 _MAX_ITEMS = 32  # stages, kernels, dilations: more is a broken configuration, not a network
 
 
@@ -22,20 +24,27 @@ class ResidualBlock(nn.Module):
         kernel: odd.
         dilations: one convolution for each.
         paired: whether each is followed by one without dilation ("resblock 1" of the paper) or not ("resblock 2").
+        padding: of all of them.
     """
 
-    def __init__(self, channels: int, kernel: int, dilations: Sequence[int], *, paired: bool) -> None:
+    def __init__(
+        self, channels: int, kernel: int, dilations: Sequence[int], *, paired: bool, padding: Padding = "reflect"
+    ) -> None:
         super().__init__()
-        dilated = nn.ModuleList(same_conv(channels, channels, kernel, dilation) for dilation in dilations)
+        dilated = nn.ModuleList(
+            same_conv(channels, channels, kernel, dilation, padding=padding) for dilation in dilations
+        )
         if paired:
             self.convs1: nn.ModuleList = dilated
-            self.convs2: nn.ModuleList = nn.ModuleList(same_conv(channels, channels, kernel) for _ in dilations)
+            self.convs2: nn.ModuleList = nn.ModuleList(
+                same_conv(channels, channels, kernel, padding=padding) for _ in dilations
+            )
         else:
             self.convs = dilated
         self.paired = paired
         reach = kernel // 2
         self.reach = sum(dilation * reach for dilation in dilations) + paired * len(dilations) * reach
-        self.longest_padding = max(dilations) * reach
+        self.longest_padding = max(dilations) * reach if padding == "reflect" else 0
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T] of [B, C, T]."""
@@ -53,7 +62,7 @@ class HifiGanGenerator(nn.Module):
     """Features [B, D, F] to a waveform [B, 1, F·hop], hop = the product of the up-sampling factors.
 
     Each stage is a transposed convolution that halves the channels, then the mean of residual blocks of several
-    kernels. Stride-1 convolutions are padded by reflection, transposed ones lose (kernel - factor) / 2 on each side.
+    kernels. Stride-1 convolutions keep their length, transposed ones lose (kernel - factor) / 2 on each side.
 
     Args:
         in_channels: D.
@@ -65,6 +74,8 @@ class HifiGanGenerator(nn.Module):
         resblock_type: 1 (pairs of convolutions) or 2.
         first_kernel, last_kernel: of the convolutions before and after all stages.
         last_bias: whether the last convolution has one.
+        last_slope: of the leaky ReLU before the last convolution.
+        padding: of the stride-1 convolutions, "reflect" or "zeros".
 
     Raises:
         InputError: values that make no such network.
@@ -88,15 +99,20 @@ class HifiGanGenerator(nn.Module):
         first_kernel: int = 7,
         last_kernel: int = 7,
         last_bias: bool = True,
+        last_slope: float = LAST_SLOPE,
+        padding: Padding = "reflect",
     ) -> None:
         super().__init__()
         _check(upsample_factors, upsample_kernels, resblock_kernels, resblock_dilations, first_kernel, last_kernel)
         if resblock_type not in (1, 2):
             raise InputError(f"resblock_type must be 1 or 2, not {resblock_type!r}")
+        if padding not in get_args(Padding):
+            raise InputError(f"padding must be one of {get_args(Padding)}, not {padding!r}")
         if initial_channels >> len(upsample_factors) < 1:
             raise InputError(f"{initial_channels} channels cannot be halved {len(upsample_factors)} times")
         self.hop_length = math.prod(upsample_factors)
-        self.conv_pre = same_conv(in_channels, initial_channels, first_kernel)
+        self.last_slope = last_slope
+        self.conv_pre = same_conv(in_channels, initial_channels, first_kernel, padding=padding)
         self.ups = nn.ModuleList()
         self.resblocks = nn.ModuleList()
         channels = initial_channels
@@ -106,19 +122,29 @@ class HifiGanGenerator(nn.Module):
             )
             channels //= 2
             self.resblocks.extend(
-                ResidualBlock(channels, size, dilations, paired=resblock_type == 1)
+                ResidualBlock(channels, size, dilations, paired=resblock_type == 1, padding=padding)
                 for size, dilations in zip(resblock_kernels, resblock_dilations, strict=True)
             )
-        self.conv_post = same_conv(channels, 1, last_kernel, bias=last_bias)
+        self.conv_post = same_conv(channels, 1, last_kernel, bias=last_bias, padding=padding)
         self._blocks = len(resblock_kernels)
         self._stages = list(zip(upsample_factors, upsample_kernels, strict=True))
         self._reach = [first_kernel // 2, *(self._most(i, "reach") for i in range(len(self._stages)))]
         self._reach[-1] += last_kernel // 2
-        self._padding = [first_kernel // 2, *(self._most(i, "longest_padding") for i in range(len(self._stages)))]
-        self._padding[-1] = max(self._padding[-1], last_kernel // 2)
+        reflected = int(padding == "reflect")
+        self._padding = [first_kernel // 2 * reflected]
+        self._padding += [self._most(i, "longest_padding") for i in range(len(self._stages))]
+        self._padding[-1] = max(self._padding[-1], last_kernel // 2 * reflected)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """wav [B, 1, F·hop] in -1..1 of features [B, D, F], F at least `min_frames`."""
+    def forward(self, features: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Audio of features.
+
+        Args:
+            features: [B, D, F], F at least `min_frames`.
+            shift: [B, C], added to every sample of what leaves the stage of C channels, or None.
+
+        Returns:
+            wav [B, 1, F·hop] in -1..1.
+        """
         x = self.conv_pre(features)
         for stage, up in enumerate(self.ups):
             x = up(functional.leaky_relu(x, SLOPE))
@@ -127,7 +153,9 @@ class HifiGanGenerator(nn.Module):
             for block in others:
                 total = total + block(x)
             x = total / self._blocks
-        return torch.tanh(self.conv_post(functional.leaky_relu(x, LAST_SLOPE)))
+            if shift is not None and shift.shape[1] == x.shape[1]:
+                x = x + shift[:, :, None]
+        return torch.tanh(self.conv_post(functional.leaky_relu(x, self.last_slope)))
 
     @property
     def context_frames(self) -> int:
@@ -143,7 +171,7 @@ class HifiGanGenerator(nn.Module):
 
     @property
     def min_frames(self) -> int:
-        """Fewest frames with enough samples at every stage to reflect."""
+        """Fewest frames with enough samples at every stage to reflect; 1 where nothing is."""
         rates = [math.prod(factor for factor, _ in self._stages[:i]) for i in range(len(self._stages) + 1)]
         return max(padding // rate + 1 for padding, rate in zip(self._padding, rates, strict=True))
 
@@ -152,11 +180,24 @@ class HifiGanGenerator(nn.Module):
         return max(int(getattr(block, name)) for block in blocks)
 
 
-def same_conv(channels_in: int, channels_out: int, kernel: int, dilation: int = 1, *, bias: bool = True) -> nn.Conv1d:
-    """A stride-1 convolution of an odd kernel that keeps the length by reflection."""
-    padding = dilation * (kernel // 2)
+def same_conv(
+    channels_in: int,
+    channels_out: int,
+    kernel: int,
+    dilation: int = 1,
+    *,
+    bias: bool = True,
+    padding: Padding = "reflect",
+) -> nn.Conv1d:
+    """A stride-1 convolution of an odd kernel that keeps the length, by reflection or with zeros."""
     return nn.Conv1d(
-        channels_in, channels_out, kernel, dilation=dilation, padding=padding, padding_mode="reflect", bias=bias
+        channels_in,
+        channels_out,
+        kernel,
+        dilation=dilation,
+        padding=dilation * (kernel // 2),
+        padding_mode=padding,
+        bias=bias,
     )
 
 

@@ -1,0 +1,96 @@
+"""Codecs made of layers that take pieces: long audio in bounded memory, and streams, with the codes of the whole."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..nn.flow import Flow, Pieces, Ragged
+from ..quantize.base import Quantizer
+from ..spec import Spec
+from ..tokenizer import Tokenizer
+
+
+class ConvolutionalCodec(Tokenizer):
+    """Encoder, quantizer and decoder whose layers take a `Flow`. A subclass builds the three.
+
+    Attributes:
+        encoder: wav [B, T, C] to latents [B, F, D].
+        quantizer: latents [B, D, F] to tokens and back.
+        decoder: latents [B, F, D] to wav [B, about F·hop, C].
+    """
+
+    encoder_parts = ("encoder",)
+    decoder_parts = ("decoder",)
+    encoder: nn.Module
+    quantizer: Quantizer
+    decoder: nn.Module
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.chunk_seconds = 10.0
+
+    def padded_length(self, num_samples: int) -> int:
+        """Samples that the encoder sees of so many, the rest being zeros."""
+        return num_samples
+
+    def _quantize(self, features: Tensor) -> Tensor:
+        return self.quantizer.encode(features, self.spec.num_codebooks)  # type: ignore[call-arg]
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return self.quantizer.decode(tokens)
+
+    def _features(self, wav: Tensor, lengths: Tensor) -> Tensor:
+        return torch.cat(list(self._latents(wav, lengths)), 1).transpose(1, 2)
+
+    def _encode(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return torch.cat([self._quantize(one.transpose(1, 2)) for one in self._latents(wav, lengths)], 2), {}
+
+    def _synthesize(self, features: Tensor) -> Tensor:
+        flow, found = Pieces(last=False), []
+        for piece in self._frame_pieces(features, flow):
+            found.append(self.push_decoder(piece, flow))
+        return torch.cat(found, 1).transpose(1, 2)
+
+    def _decode(self, tokens: Tensor, extras: dict[str, Tensor]) -> Tensor:
+        flow, found = Pieces(last=False), []
+        for piece in self._frame_pieces(tokens, flow):
+            found.append(self.push_decoder(self._embed(piece), flow))
+        return torch.cat(found, 1).transpose(1, 2)
+
+    def push_encoder(self, wav: Tensor, flow: Flow) -> Tensor:
+        """Latents [B, f, D] that a piece wav [B, C, t] completes."""
+        found: Tensor = self.encoder(wav.transpose(1, 2).to(self.dtype), flow)
+        return found
+
+    def push_decoder(self, features: Tensor, flow: Flow) -> Tensor:
+        """wav [B, t, C] that a piece of features [B, D, f] completes."""
+        found: Tensor = self.decoder(features.transpose(1, 2).to(self.dtype), flow)
+        return found
+
+    def _latents(self, wav: Tensor, lengths: Tensor) -> Iterator[Tensor]:
+        """Latents [B, f, D], piece by piece; rows of different lengths come in one piece, padded with garbage."""
+        sizes = lengths.tolist()
+        total = self.padded_length(wav.shape[2])
+        step = max(1, self._chunk_frames()) * self.spec.hop_length
+        if len(set(sizes)) > 1:
+            wav = nn.functional.pad(wav, (0, total - wav.shape[2]))
+            yield self.push_encoder(wav, Ragged([self.padded_length(size) for size in sizes]))
+            return
+        flow = Pieces(last=False)
+        for start in range(0, total, step):
+            flow.last = start + step >= total
+            piece = wav[:, :, start : start + step]
+            if flow.last and total > wav.shape[2]:
+                piece = nn.functional.pad(piece, (0, total - start - piece.shape[2]))
+            yield self.push_encoder(piece, flow)
+
+    def _frame_pieces(self, frames: Tensor, flow: Pieces) -> Iterator[Tensor]:
+        step = self._chunk_frames()
+        for start in range(0, frames.shape[2], step):
+            flow.last = start + step >= frames.shape[2]
+            yield frames[:, :, start : start + step]
+
+    def _config(self) -> dict[str, Any]:
+        raise NotImplementedError

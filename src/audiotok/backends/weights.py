@@ -1,0 +1,141 @@
+"""Weights of other projects, put into networks of ours, or refused."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, InputError
+from ..nn.activations import Snake
+from ..nn.conv import Conv, ConvTranspose
+
+Built = TypeVar("Built", bound=nn.Module)
+
+
+class Weights:
+    """The tensors of a checkpoint, each to be taken once.
+
+    Args:
+        tensors: by their upstream names, weight norm folded.
+        path: of the file, for messages.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        self.path = path
+        self._left = dict(tensors)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
+    def take(self, name: str) -> Tensor:
+        """The tensor of a name. Raises `CheckpointError` if there is none (left)."""
+        if name not in self._left:
+            near = ", ".join(sorted(self._left)[:5])
+            raise CheckpointError(f"{self.path} has no weights {name!r}; it has {near}, ...: is it of another kind?")
+        return self._left.pop(name)
+
+    def ignore(self, *prefixes: str) -> None:
+        """Leaves out what belongs to training or to parts that are not used here."""
+        self._left = {name: value for name, value in self._left.items() if not name.startswith(prefixes)}
+
+    def finish(self) -> None:
+        """Raises `CheckpointError` if something was not taken: the network would not be upstream's."""
+        if self._left:
+            names = ", ".join(sorted(self._left)[:5])
+            raise CheckpointError(f"{self.path} holds weights that no part of the network takes: {names}, ...")
+
+    def fill(self, network: nn.Module, names: Mapping[str, str], prefix: str = "") -> dict[str, Tensor]:
+        """Weights of the convolutions and Snakes of a network of ours (it may lie on the meta device).
+
+        Args:
+            network: whose modules are filled.
+            names: path of a module in the network -> its upstream name.
+            prefix: of the names in the result.
+        """
+        found: dict[str, Tensor] = {}
+        modules = dict(network.named_modules())
+        for path, upstream in names.items():
+            module, at = modules[path], f"{prefix}{path}"
+            if isinstance(module, Snake):
+                found[f"{at}.alpha"] = self.take(f"{upstream}.alpha").flatten()
+                continue
+            weight = self.take(f"{upstream}.weight")
+            if weight.dim() == 2:
+                weight = weight[..., None]
+            if isinstance(module, ConvTranspose):
+                weight = self._arranged(module, weight, upstream)
+            elif not isinstance(module, Conv):
+                raise TypeError(f"{path} is a {type(module).__name__}")
+            found[f"{at}.weight"] = weight
+            if module.bias is not None:
+                found[f"{at}.bias"] = self.take(f"{upstream}.bias")
+        return found
+
+    def _arranged(self, module: ConvTranspose, weight: Tensor, name: str) -> Tensor:
+        if weight.dim() != 3 or weight.shape[2] != module.kernel:
+            raise CheckpointError(f"{self.path}: {name} is {list(weight.shape)}, wanted a kernel of {module.kernel}")
+        return module.arranged(weight)
+
+
+def build(make: Callable[[], Built], weights: Mapping[str, Tensor], path: Path) -> Built:
+    """A network with these weights, frozen. It is first laid out without memory, so that a file that lies about its
+    sizes costs none.
+
+    Raises:
+        CheckpointError: names or shapes are not the network's, or its values make no network.
+    """
+    try:
+        with torch.device("meta"):
+            shapes = {name: value.shape for name, value in make().state_dict().items()}
+    except (InputError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"{path} describes no network that can be built: {error}") from error
+    missing, unknown = sorted(shapes.keys() - weights.keys()), sorted(weights.keys() - shapes.keys())
+    if missing or unknown:
+        raise CheckpointError(f"{path} does not fit its network: missing {missing[:5]}, unknown {unknown[:5]}")
+    for name, shape in shapes.items():
+        if weights[name].shape != shape or not weights[name].is_floating_point():
+            raise CheckpointError(
+                f"{path}: {name} is {list(weights[name].shape)} {weights[name].dtype}, wanted {list(shape)} numbers"
+            )
+    network = make()
+    network.load_state_dict(dict(weights))
+    network.requires_grad_(False)
+    return network
+
+
+def numbers(values: object, what: str, path: Path, *, low: int = 1, high: int = 1 << 16) -> list[int]:
+    """A list of whole numbers from a configuration, each within bounds; at most 64 of them.
+
+    Raises:
+        CheckpointError: it is anything else.
+    """
+    if not isinstance(values, list | tuple) or not 1 <= len(values) <= 64:
+        raise CheckpointError(f"{path}: {what} must be a list of numbers, not {values!r}")
+    return [number(value, what, path, low=low, high=high) for value in values]
+
+
+def number(value: object, what: str, path: Path, *, low: int = 1, high: int = 1 << 16) -> int:
+    """A whole number from a configuration, within bounds. Raises `CheckpointError` if it is anything else."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise CheckpointError(f"{path}: {what} must be a whole number from {low} to {high}, not {value!r}")
+    return value
+
+
+def one_file(folder: Path, patterns: Iterable[str], what: str) -> Path:
+    """The one file of a folder that matches the first pattern that any file matches; or `folder`, if it is a file.
+
+    Raises:
+        CheckpointError: there is none, or there are several.
+    """
+    if folder.is_file():
+        return folder
+    for pattern in patterns:
+        found = sorted(path for path in folder.glob(pattern) if path.is_file())
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(path.name for path in found[:5])
+            raise CheckpointError(f"{folder} holds several {what} files ({names}): name the one to read")
+    raise CheckpointError(f"{folder} holds no {what} file ({', '.join(patterns)})")
