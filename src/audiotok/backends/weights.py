@@ -47,7 +47,8 @@ class Weights:
             raise CheckpointError(f"{self.path} holds weights that no part of the network takes: {names}, ...")
 
     def fill(self, network: nn.Module, names: Mapping[str, str], prefix: str = "") -> dict[str, Tensor]:
-        """Weights of the convolutions and Snakes of a network of ours (it may lie on the meta device).
+        """Weights of modules of ours (they may lie on the meta device): convolutions and Snakes in our own shapes,
+        every other module as upstream has it.
 
         Args:
             network: whose modules are filled.
@@ -61,13 +62,14 @@ class Weights:
             if isinstance(module, Snake):
                 found[f"{at}.alpha"] = self.take(f"{upstream}.alpha").flatten()
                 continue
+            if not isinstance(module, Conv | ConvTranspose):
+                found |= {f"{at}.{part}": self.take(f"{upstream}.{part}") for part in module.state_dict()}
+                continue
             weight = self.take(f"{upstream}.weight")
             if weight.dim() == 2:
                 weight = weight[..., None]
             if isinstance(module, ConvTranspose):
                 weight = self._arranged(module, weight, upstream)
-            elif not isinstance(module, Conv):
-                raise TypeError(f"{path} is a {type(module).__name__}")
             found[f"{at}.weight"] = weight
             if module.bias is not None:
                 found[f"{at}.bias"] = self.take(f"{upstream}.bias")

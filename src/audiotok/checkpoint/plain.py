@@ -91,6 +91,9 @@ def _not_writable(path: Source, found: str) -> CheckpointError:
     return fault(path, wanted="an object that can be written as JSON", found=found, advice=advice)
 
 
+_YAML = "a YAML mapping of plain data"
+
+
 def read_yaml(path: Source) -> dict[str, Any]:
     """The mapping in a YAML file, read as plain data.
 
@@ -116,9 +119,14 @@ def read_yaml(path: Source) -> dict[str, Any]:
         ...     read_yaml(path)
         {'sample_rate': 24000, 'ratios': [8, 5, 4, 2]}
     """
-    wanted = "a YAML mapping of plain data"
-    data = read_bytes(path, wanted=wanted, max_bytes=MAX_YAML_BYTES)
+    return parse_yaml(read_bytes(path, wanted=_YAML, max_bytes=MAX_YAML_BYTES), path)
+
+
+def parse_yaml(data: bytes | str, path: Source) -> dict[str, Any]:
+    """The mapping in a YAML text that stands in the file `path`, as `read_yaml` reads it."""
     try:
+        if len(data) > MAX_YAML_BYTES:
+            raise ValueError(f"{len(data)} bytes of YAML, more than {MAX_YAML_BYTES}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loader = _PlainLoader(data)
@@ -130,10 +138,10 @@ def read_yaml(path: Source) -> dict[str, Any]:
         if isinstance(error, CheckpointError):
             raise
         found = f"something else: {' '.join(str(error).split())}"
-        raise fault(path, wanted=wanted, found=found, advice="download the file again") from error
+        raise fault(path, wanted=_YAML, found=found, advice="download the file again") from error
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         found = f"a {type(value).__name__}" if not isinstance(value, dict) else "keys that are not texts"
-        raise fault(path, wanted=wanted, found=found, advice="make sure it is the right file")
+        raise fault(path, wanted=_YAML, found=found, advice="make sure it is the right file")
     return value
 
 

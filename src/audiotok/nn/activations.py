@@ -8,7 +8,7 @@ def elu(x: Tensor, out: Tensor | None = None) -> Tensor:
     """The exponential linear unit (Clevert et al. 2016, arXiv 1511.07289)."""
     if out is None:
         return torch.nn.functional.elu(x)
-    torch._C._nn.elu(x, out=out)
+    torch.ops.aten.elu.out(x, out=out)
     return out
 
 
@@ -21,7 +21,7 @@ class LeakyRelu:
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         if out is None:
             return torch.nn.functional.leaky_relu(x, self.slope)
-        torch._C._nn.leaky_relu(x, self.slope, out=out)
+        torch.ops.aten.leaky_relu.out(x, self.slope, out=out)
         return out
 
 

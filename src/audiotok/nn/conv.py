@@ -77,6 +77,7 @@ class Conv(Layer):
         fill: whether to pad further on the right until the last window is full.
         bias: whether there is one.
         activation: applied to the samples before they are padded.
+        norm: a layer that the outputs go through.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Conv(Layer):
         fill: bool = False,
         bias: bool = True,
         activation: Activation | None = None,
+        norm: Layer | None = None,
     ) -> None:
         super().__init__()
         reach = (kernel - 1) * dilation + 1
@@ -103,6 +105,7 @@ class Conv(Layer):
         self.window = Window(reach, stride, *padding, mode=mode, fill=fill)
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.activation = activation
+        self.norm = norm
         self.weight = channels_last_parameter(channels_out, channels_in // groups, kernel)
         self.bias = nn.Parameter(torch.zeros(channels_out)) if bias else None
         _draw(self.weight)
@@ -113,7 +116,8 @@ class Conv(Layer):
             seen = x if self.activation is None else self.activation(x, None)
         else:
             seen = flow.window(self, window, x, self.activation)
-        return convolve(seen, self.weight, self.bias, self.stride, self.dilation, self.groups)
+        y = convolve(seen, self.weight, self.bias, self.stride, self.dilation, self.groups)
+        return y if self.norm is None else self.norm(y, flow)
 
 
 class ConvTranspose(Layer):
@@ -129,6 +133,7 @@ class ConvTranspose(Layer):
         trim: (left, right) samples to cut. `padding=p, output_padding=q` of torch is (p, p - q).
         bias: whether there is one.
         activation: applied to the frames first.
+        norm: a layer that the outputs go through before they are trimmed.
     """
 
     def __init__(
@@ -142,18 +147,22 @@ class ConvTranspose(Layer):
         groups: int = 1,
         bias: bool = True,
         activation: Activation | None = None,
+        norm: Layer | None = None,
     ) -> None:
         super().__init__()
         self.taps = math.ceil(kernel / stride)
         self.left, self.right = trim[0], self.taps * stride - kernel + trim[1]
         if self.left < 0 or not 0 <= self.right <= (self.taps - 1) * stride:
             raise InputError(f"a transposed convolution of kernel {kernel} and stride {stride} cannot lose {trim}")
+        if norm is not None and kernel != self.taps * stride:
+            raise InputError(f"only a kernel of whole strides can be normalised, not {kernel} of {stride}")
         if groups not in (1, channels_in) or (groups > 1 and channels_out != channels_in):
             raise InputError(f"groups must be 1 or all {channels_in} channels, not {groups}")
         self.window = Window(self.taps, left=self.taps - 1, right=self.taps - 1)
         self.stride, self.groups, self.kernel = stride, groups, kernel
         self.channels = channels_out
         self.activation = activation
+        self.norm = norm
         self.weight = channels_last_parameter(stride * channels_out, channels_in // groups, self.taps)
         self.bias = nn.Parameter(torch.zeros(channels_out)) if bias else None
         _draw(self.weight)
@@ -167,8 +176,9 @@ class ConvTranspose(Layer):
             bias = None if self.bias is None else self.bias.repeat_interleave(self.stride)
             y = convolve(seen, self.weight, bias, groups=self.groups)
             y = y.reshape(*y.shape[:2], self.channels, self.stride).transpose(2, 3).flatten(2)
+        y = y.reshape(y.shape[0], -1, self.channels)
         flow.stretch(self.stride)
-        return flow.trim(self, y.reshape(y.shape[0], -1, self.channels), self.left, self.right)
+        return flow.trim(self, y if self.norm is None else self.norm(y, flow), self.left, self.right)
 
     def arranged(self, weight: Tensor) -> Tensor:
         """The weight of a `torch.nn.ConvTranspose1d` [C, C', kernel] (or [C, 1, kernel], depthwise) as this layer's."""
