@@ -148,6 +148,36 @@ class Codes:
             extras={name: _joined([row.extras[name] for row in rows]) for name in first.extras},
         )
 
+    @classmethod
+    def join(cls, pieces: Sequence["Codes"]) -> "Codes":
+        """Joins codes of consecutive pieces of the same audio along F, such as a stream gives.
+
+        Raises:
+            InputError: nothing to join, or a piece whose rows differ in length. CodesMismatchError: codes of different
+                tokenizers, or with values beside the tokens, which belong to whole audio.
+        """
+        if not pieces:
+            raise InputError("nothing to join: Codes.join wants at least one Codes")
+        first = pieces[0]
+        for piece in pieces:
+            if (piece.spec, piece.fingerprint, len(piece)) != (first.spec, first.fingerprint, len(first)):
+                raise CodesMismatchError(
+                    f"cannot join {len(first)} rows of {first.spec.name} with {len(piece)} rows of {piece.spec.name}: "
+                    "they come from different tokenizers, numbers of codebooks or batches"
+                )
+            if piece.extras:
+                raise CodesMismatchError(
+                    f"codes with {', '.join(piece.extras)} beside the tokens cannot be joined in time"
+                )
+            if bool((piece.lengths != piece.tokens.shape[2]).any()):
+                raise InputError("only pieces whose rows are equally long can be joined in time")
+        return replace(
+            first,
+            tokens=torch.cat([piece.tokens for piece in pieces], 2),
+            lengths=torch.stack([piece.lengths for piece in pieces]).sum(0),
+            num_samples=torch.stack([piece.num_samples for piece in pieces]).sum(0),
+        )
+
     def unbatch(self) -> list["Codes"]:
         """One Codes per row, each cut to its own length."""
         return list(self)

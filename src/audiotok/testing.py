@@ -6,6 +6,7 @@ def test_my_tokenizer():
 """
 
 import copy
+import itertools
 import math
 import pickle
 import tempfile
@@ -50,8 +51,8 @@ def parity(tokenizer: Tokenizer, wavs: Sequence[Tensor]) -> list[Parity]:
         wavs: rows [T_i] or [C, T_i] at its sample rate; several, of different lengths.
 
     Returns:
-        One `Parity` for each of: again, batch, padded, order, chunked, saved, bfloat16, and gpu where there is one
-        (cpu, if the tokenizer is on it).
+        One `Parity` for each of: again, batch, padded, order, chunked, streamed (where it streams), saved, bfloat16,
+        and gpu where there is one (cpu, if the tokenizer is on it).
     """
     alone = [tokenizer.encode([wav]) for wav in wavs]
     found = [_compare("again", alone, [tokenizer.encode([wav]) for wav in wavs])]
@@ -63,6 +64,8 @@ def parity(tokenizer: Tokenizer, wavs: Sequence[Tensor]) -> list[Parity]:
     longest = max(wav.shape[-1] for wav in wavs) / tokenizer.spec.sample_rate
     with _settings(tokenizer, chunk_seconds=max(longest / 4.3, 2 / tokenizer.spec.frame_rate)):
         found.append(_compare("chunked", alone, [tokenizer.encode([wav]) for wav in wavs]))
+    if tokenizer.spec.streamable:
+        found.append(_compare("streamed", alone, [_stream(tokenizer, wav) for wav in wavs]))
     reloaded = _reload(tokenizer)
     found.append(_compare("saved", alone, [reloaded.encode([wav]) for wav in wavs]))
     others = {"bfloat16": copy.deepcopy(tokenizer).to(torch.bfloat16)}
@@ -175,8 +178,24 @@ def _check_decode(tok: Tokenizer, rows: list[Tensor]) -> None:
                 _expect(error <= _WAV_TOLERANCE, f"row {i} decodes {error:.2g} off with {setting}")
                 _expect(not row[:, one.shape[1] :].any(), f"row {i} is not silent after its end with {setting}")
     if tok.spec.nested:
-        fewer = tok.decode(codes.truncate(1))
-        _expect(fewer.shape[2] == int(codes.num_samples.max()), "one codebook decodes to another length")
+        fewer = tok.decode(codes.truncate(tok.spec.codebooks_for(1e-9)))
+        _expect(fewer.shape[2] == max(one.shape[1] for one in alone), "fewer codebooks decode to another length")
+
+
+def _check_stream(tok: Tokenizer, rows: list[Tensor]) -> None:
+    if not tok.spec.streamable:
+        _expect_error(lambda: tok.stream(), NotImplementedError, "stream of a tokenizer that cannot")
+        return
+    for row in rows:
+        whole = tok.encode([row])
+        codes = _stream(tok, row)
+        _expect(codes.num_samples.tolist() == whole.num_samples.tolist(), "a stream loses or adds samples")
+        _expect_same([whole], [codes], "a stream gives other codes than the whole")
+        if tok.spec.decodable:
+            wanted, found = tok.decode(whole), _decode_stream(tok, whole)
+            _expect(found.shape == wanted.shape, f"a stream decodes to {list(found.shape)}, not {list(wanted.shape)}")
+            error = float((found - wanted).abs().max())
+            _expect(error <= _WAV_TOLERANCE, f"a stream decodes {error:.2g} off")
 
 
 def _check_copies(tok: Tokenizer, rows: list[Tensor]) -> None:
@@ -237,6 +256,7 @@ _CHECKS = (
     _check_batches,
     _check_lengths,
     _check_decode,
+    _check_stream,
     _check_copies,
     _check_training_step,
     _check_errors,
@@ -286,6 +306,30 @@ def _encode_padded(tok: Tokenizer, wavs: Sequence[Tensor]) -> Codes:
     for target, row in zip(batch, rows, strict=True):
         target[:, : row.shape[1]] = row
     return tok.encode(batch, lengths=[row.shape[1] for row in rows])
+
+
+def _stream(tok: Tokenizer, wav: Tensor) -> Codes:
+    """Codes of a row pushed in pieces of unlike sizes, some shorter than a frame."""
+    row, found = (wav if wav.dim() == 2 else wav[None]), []
+    hop, start = tok.spec.hop_length, 0
+    with tok.stream() as stream:
+        for size in itertools.cycle((hop // 3 + 1, 2 * hop + 5, hop, 7 * hop)):
+            found.append(stream.push(row[None, :, start : start + size]))
+            start += size
+            if start >= row.shape[1]:
+                break
+        found.append(stream.flush())
+    return Codes.join(found)
+
+
+def _decode_stream(tok: Tokenizer, codes: Codes) -> Tensor:
+    """Audio of codes pushed a few frames at a time."""
+    hop, rate, found = tok.spec.hop_length, tok.spec.sample_rate, []
+    with tok.decode_stream() as stream:
+        for start in range(0, codes.tokens.shape[2], 3):
+            found.append(stream.push(codes.slice((start + 0.25) * hop / rate, (start + 2.75) * hop / rate)))
+        found.append(stream.flush())
+    return torch.cat(found, 2)
 
 
 def _autocast(tok: Tokenizer, whole: Tensor) -> Codes:

@@ -27,6 +27,7 @@ from .errors import AudiotokError, CodesMismatchError, HubError, InputError, Uns
 from .inputs import Wav, codes_of_tokens, rows_of
 from .pieces import decode_in_pieces, group_rows
 from .spec import Spec
+from .streams import DecodeStream, EncodeStream, Step
 
 FORMAT = 1  # of saved folders
 Mode = Literal["both", "encode", "decode"]
@@ -124,6 +125,15 @@ class Tokenizer(nn.Module):
         """wav [B, C, about F·hop] of tokens [B, k, F], all rows F long."""
         return self._synthesize(self._embed(tokens))
 
+    def _stream_encoder(self) -> Step:
+        """A function that takes pieces [B, C, T] and whether each is the last, and gives the tokens [B, K, f] that they
+        complete. It keeps the network's state."""
+        raise UnsupportedError(f"{self.spec.name} does not stream: its tokens depend on audio that is yet to come")
+
+    def _stream_decoder(self) -> Step:
+        """The same from pieces of tokens [B, k, f] to the wav [B, C, T] that they complete."""
+        raise UnsupportedError(f"{self.spec.name} does not stream: its audio depends on tokens that are yet to come")
+
     # ---- what a user calls -----------------------------------------------------------------------
 
     @torch.no_grad()
@@ -216,6 +226,30 @@ class Tokenizer(nn.Module):
                     usable = min(samples[i], row.shape[1])
                     wav[i, :, :usable] = row[:, :usable]
         return wav
+
+    def stream(self, batch_size: int = 1) -> EncodeStream:
+        """A context that takes audio piece by piece and gives the codes of the whole, as soon as frames are complete.
+
+        Example:
+            with tokenizer.stream() as stream:
+                for chunk in microphone:
+                    send(stream.push(chunk))
+                send(stream.flush())
+
+        Raises:
+            UnsupportedError: `spec.streamable` is False.
+        """
+        self._need("encode")
+        return EncodeStream(self.spec, self.fingerprint, self.device, batch_size, self._stream_encoder())
+
+    def decode_stream(self, batch_size: int = 1) -> DecodeStream:
+        """A context that takes codes piece by piece and gives the audio of the whole, without clicks at the joints.
+
+        Raises:
+            UnsupportedError: `spec.streamable` is False.
+        """
+        self._need("decode")
+        return DecodeStream(self.spec, self.fingerprint, self.device, batch_size, self._stream_decoder())
 
     @torch.no_grad()
     def features(self, wav: Wav, sample_rate: int | None = None, lengths: Wav | None = None) -> tuple[Tensor, Tensor]:

@@ -335,3 +335,11 @@ def test_damaged_torch_checkpoints_give_data_or_checkpoint_error(tmp_path: Path,
     value = {"a": torch.arange(20.0), "b": [1, "two"], "c": torch.ones(2, 3, dtype=torch.int32).t()}
     torch.save(value, tmp_path / "good", _use_new_zipfile_serialization=zipped)
     fuzz(read_torch, (tmp_path / "good").read_bytes(), count=250)
+
+
+def test_a_tensor_that_claims_more_than_the_file_holds_is_refused(tmp_path):
+    huge = torch.zeros(1).expand(1 << 20, 1 << 20)
+    torch.save({"deep": [{"weight": huge}]}, tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").stat().st_size < 10_000
+    with pytest.raises(CheckpointError, match="a tensor \\[1048576, 1048576\\] of 4 bytes"):
+        read_torch(tmp_path / "a.pt")

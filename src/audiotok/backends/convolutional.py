@@ -1,7 +1,6 @@
 """Codecs made of layers that take pieces: long audio in bounded memory, and streams, with the codes of the whole."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from ..nn.flow import Flow, Pieces, Ragged
 from ..quantize.base import Quantizer
 from ..spec import Spec
+from ..streams import Step
 from ..tokenizer import Tokenizer
 
 
@@ -59,6 +59,33 @@ class ConvolutionalCodec(Tokenizer):
             found.append(self.push_decoder(self._embed(piece), flow))
         return torch.cat(found, 1).transpose(1, 2)
 
+    def _stream_encoder(self) -> Step:
+        if not self.spec.streamable:
+            return super()._stream_encoder()
+        flow = Pieces(last=False)
+        samples = 0
+
+        def step(wav: Tensor, last: bool) -> Tensor:
+            nonlocal samples
+            samples += wav.shape[2]
+            flow.last = last
+            if last:
+                wav = nn.functional.pad(wav, (0, self.padded_length(samples) - samples))
+            return self._quantize(self.push_encoder(wav, flow).transpose(1, 2))
+
+        return step
+
+    def _stream_decoder(self) -> Step:
+        if not self.spec.streamable:
+            return super()._stream_decoder()
+        flow = Pieces(last=False)
+
+        def step(tokens: Tensor, last: bool) -> Tensor:
+            flow.last = last
+            return self.push_decoder(self._embed(tokens), flow).transpose(1, 2)
+
+        return step
+
     def push_encoder(self, wav: Tensor, flow: Flow) -> Tensor:
         """Latents [B, f, D] that a piece wav [B, C, t] completes."""
         found: Tensor = self.encoder(wav.transpose(1, 2).to(self.dtype), flow)
@@ -91,6 +118,3 @@ class ConvolutionalCodec(Tokenizer):
         for start in range(0, frames.shape[2], step):
             flow.last = start + step >= frames.shape[2]
             yield frames[:, :, start : start + step]
-
-    def _config(self) -> dict[str, Any]:
-        raise NotImplementedError

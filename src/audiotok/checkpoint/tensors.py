@@ -7,7 +7,7 @@ import struct
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -225,7 +225,7 @@ def read_torch(path: Source) -> object:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return torch.load(handle, map_location="cpu", weights_only=True)
+                found = torch.load(handle, map_location="cpu", weights_only=True)
         except _TORCH_FAULTS as error:
             blocked = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
             if blocked:
@@ -235,6 +235,26 @@ def read_torch(path: Source) -> object:
             found = f"something else ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
             advice = "download it again; a k-means saved by joblib is read with read_joblib"
             raise fault(path, wanted="a torch checkpoint", found=found, advice=advice) from error
+    for tensor in _tensors_in(found):
+        if tensor.layout == torch.strided and tensor.untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
+            # A few bytes with a stride of 0 can claim to be terabytes, which the first copy would make.
+            what = f"a tensor {list(tensor.shape)} of {tensor.untyped_storage().nbytes()} bytes"
+            raise fault(
+                path, wanted="tensors that are as large as they say", found=what, advice="do not trust this file"
+            )
+    return found
+
+
+def _tensors_in(value: object) -> Iterator[Tensor]:
+    """All tensors in nested dicts, lists and tuples, without recursion: a file may nest deeply."""
+    waiting, seen = [value], set()
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Tensor):
+            yield one
+        elif isinstance(one, dict | list | tuple) and id(one) not in seen:
+            seen.add(id(one))
+            waiting.extend(one.values() if isinstance(one, dict) else one)
 
 
 # Everything that torch's own unpickler and zip reader were seen to raise on a damaged file: they check types

@@ -20,6 +20,7 @@ _WAYS = {
     "padded": "in a padded batch, noise after each end",
     "order": "in a batch in reverse order",
     "chunked": "in pieces",
+    "streamed": "pushed piece by piece",
     "saved": "by a saved and loaded copy",
     "bfloat16": "with weights in bfloat16",
     "gpu": "on the GPU",
