@@ -80,6 +80,10 @@ class EncodeStream(_Stream):
             codes = Codes.join([*pieces, stream.flush()])
     """
 
+    def __init__(self, spec: Spec, fingerprint: str, device: torch.device, batch_size: int, step: Step) -> None:
+        super().__init__(spec, fingerprint, device, batch_size, step)
+        self._covered = 0  # samples that the codes given so far stand for
+
     def __enter__(self) -> "EncodeStream":
         return self
 
@@ -107,15 +111,14 @@ class EncodeStream(_Stream):
     def _codes(self, piece: Tensor, *, last: bool) -> Codes:
         self._samples += piece.shape[2]
         tokens = self._run(piece, last)
-        hop, before = self.spec.hop_length, self._frames
         self._frames += tokens.shape[2]
-        covered = [min(self._samples, frames * hop) for frames in (before, self._frames)]
-        if last:
-            covered[1] = self._samples
+        # Some networks give a frame before all its samples are there.
+        covered = self._samples if last else min(self._samples, self._frames * self.spec.hop_length)
+        before, self._covered = self._covered, covered
         return Codes(
             tokens=tokens,
             lengths=torch.full((self.batch_size,), tokens.shape[2], device=self.device),
-            num_samples=torch.full((self.batch_size,), covered[1] - covered[0], device=self.device),
+            num_samples=torch.full((self.batch_size,), covered - before, device=self.device),
             spec=self.spec,
             fingerprint=self.fingerprint,
         )

@@ -81,7 +81,8 @@ def parity(tokenizer: Tokenizer, wavs: Sequence[Tensor]) -> list[Parity]:
 def allowed_share(way: str, tokenizer: Tokenizer) -> float:
     """Largest share of codes that a way of encoding may change: 1 for another precision or device, what the tokenizer
     declares for pieces, 0 for everything else."""
-    return {"bfloat16": 1.0, "cpu": 1.0, "gpu": 1.0, "chunked": tokenizer.chunk_miss_rate}.get(way, 0.0)
+    pieces = dict.fromkeys(("chunked", "streamed"), tokenizer.chunk_miss_rate)
+    return {"bfloat16": 1.0, "cpu": 1.0, "gpu": 1.0, **pieces}.get(way, 0.0)
 
 
 def check_tokenizer(tokenizer: Tokenizer, wavs: Sequence[Tensor] | None = None) -> list[str]:
@@ -190,7 +191,6 @@ def _check_stream(tok: Tokenizer, rows: list[Tensor]) -> None:
         whole = tok.encode([row])
         codes = _stream(tok, row)
         _expect(codes.num_samples.tolist() == whole.num_samples.tolist(), "a stream loses or adds samples")
-        _expect_same([whole], [codes], "a stream gives other codes than the whole")
         if tok.spec.decodable:
             wanted, found = tok.decode(whole), _decode_stream(tok, whole)
             _expect(found.shape == wanted.shape, f"a stream decodes to {list(found.shape)}, not {list(wanted.shape)}")

@@ -44,7 +44,8 @@ class Tokenizer(nn.Module):
         then encoded in pieces, with the same tokens. None when a frame depends on the whole utterance.
     decode_context: frames on each side that a frame's audio depends on, or None. Long codes are then decoded in
         pieces.
-    chunk_miss_rate: share of tokens that may change through pieces, where `context` is only an approximation.
+    chunk_miss_rate: share of tokens that may change through pieces, where `context` is only an approximation, or
+        where values are rounded and not searched for, so that the network's own rounding errors decide some.
     encoder_parts, decoder_parts: names of the submodules that only encoding, only decoding needs.
     min_samples: fewest samples the network can take; shorter audio is padded with zeros.
 

@@ -115,6 +115,9 @@ class SQCodec(ConvolutionalCodec):
     """
 
     family = "sqcodec"
+    # Values within rounding error of a boundary go either way, and another length of the input rounds otherwise: on
+    # speech and the networks of the tests 1 of 21688 did.
+    chunk_miss_rate = 1e-3
 
     def __init__(self, spec: Spec, network: SQCodecConfig, *, steps: int, group: int) -> None:
         super().__init__(spec)
