@@ -10,12 +10,14 @@ from torch import Tensor
 
 from ..checkpoint import file_sha256, read_json, read_safetensors, read_torch
 from ..errors import CheckpointError
+from ..inputs import Wav
 from ..nn.activations import Snake
 from ..nn.conv import Apply, Chain, Conv, ConvTranspose, Residual, Stages
 from ..nn.weight_norm import fold_weight_norm
 from ..quantize import ResidualVQ, VQOptions
 from ..spec import Spec
 from .convolutional import ConvolutionalCodec
+from .dac_files import DacFile, compress, decompress
 from .weights import Weights, build, number, numbers, one_file
 
 _DILATIONS = (1, 3, 9)
@@ -78,6 +80,40 @@ class DAC(ConvolutionalCodec):
     def codebooks(self) -> list[Tensor]:
         return self.quantizer.codebooks
 
+    def compress(
+        self,
+        wav: Wav,
+        sample_rate: int | None = None,
+        *,
+        window_seconds: float | None = 1.0,
+        loudness_db: float | None = -16.0,
+    ) -> DacFile:
+        """Audio to what the `dac` package's own `compress` makes of it, ready to be saved as a `.dac` file.
+
+        Its codes are not those of `encode`: loudness is changed first, and long audio is cut into windows that overlap
+        and are coded without padding, each of which decodes by itself to a part of the audio.
+
+        Args:
+            wav: [T] or [C, T]; channels are coded one by one.
+            sample_rate: in Hz; None means `spec.sample_rate`.
+            window_seconds: length of a window; None, or shorter audio, codes it whole.
+            loudness_db: BS.1770 loudness that the audio is brought to, or None to leave it.
+
+        Raises:
+            InputError: no audio. UnsupportedError: the package pyloudnorm is not installed.
+        """
+        self._need("encode")
+        return compress(self, wav, sample_rate, window_seconds, loudness_db)
+
+    def decompress(self, file: DacFile) -> Tensor:
+        """wav [C, T] of a `.dac` file at `file.sample_rate`, as loud and as long as what went in.
+
+        Raises:
+            InputError: its codes are not of this network. UnsupportedError: pyloudnorm is not installed.
+        """
+        self._need("decode")
+        return decompress(self, file)
+
 
 def residual_unit(width: int, dilation: int) -> Residual:
     """Snake, dilated convolution, Snake, 1x1 convolution, beside a shortcut."""
@@ -126,7 +162,7 @@ def read_dac(source: Path, *, name: str = "") -> DAC:
 
 
 def _read_native(path: Path, name: str) -> DAC:
-    checkpoint = read_torch(path)
+    checkpoint: Any = read_torch(path)
     try:
         facts, tensors = checkpoint["metadata"]["kwargs"], checkpoint["state_dict"]
         facts.keys(), tensors.items()

@@ -2,9 +2,12 @@
 
 import io
 import lzma
+import re
 import warnings
 import zlib
 from typing import Any
+
+import numpy as np
 
 from audiotok.checkpoint.base import CHUNK_BYTES, GIB, Source, decompressed, fault, read_bytes
 from audiotok.checkpoint.pickles import Machine
@@ -48,6 +51,30 @@ def read_joblib(path: Source, *, max_bytes: int = GIB) -> Any:
     if stream.read(1):
         raise machine.fault("more data behind its end")
     return value
+
+
+def read_npy_object(path: Source, *, max_bytes: int = GIB) -> Any:
+    """What `numpy.save` wrote of one Python object (`allow_pickle=True`), as plain data, like `read_joblib`.
+
+    Raises:
+        CheckpointError: the file is missing, broken, too large, in another format, or asks for code.
+    """
+    wanted = "a numpy file of one object"
+    data = read_bytes(path, wanted=wanted, max_bytes=max_bytes)
+    header = _NPY_OBJECT.match(data)
+    if header is None:
+        raise fault(path, wanted=wanted, found="something else", advice="make sure it is the right file")
+    stream = io.BytesIO(data[header.end() :])
+    array = Machine(stream, path).run()
+    if stream.read(1) or not isinstance(array, np.ndarray) or array.shape != ():
+        raise fault(path, wanted=wanted, found="more or less than one object", advice="download it again")
+    return array.item()
+
+
+# Magic, version 1, two bytes of length, and the header of a scalar of Python's object type.
+_NPY_OBJECT = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '\|O', 'fortran_order': (?:True|False), 'shape': \(\), \} *\n", re.DOTALL
+)
 
 
 def _decompress(path: Source, data: bytes, max_bytes: int) -> bytes:

@@ -5,6 +5,7 @@ it without turning the activations first (1.1 to 2.2 times as fast as channels f
 docs/performance.md), and a transposed convolution is an ordinary one whose outputs already lie in order.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -60,9 +61,13 @@ class Residual(Layer):
         super().__init__()
         self.branch = branch
         self.shortcut = shortcut
+        self.centred = False  # see `without_padding`
 
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        return flow.add(self, x if self.shortcut is None else self.shortcut(x, flow), self.branch(x, flow))
+        y = self.branch(x, flow)
+        if self.centred:
+            x = x[:, (x.shape[1] - y.shape[1]) // 2 :][:, : y.shape[1]]
+        return flow.add(self, x if self.shortcut is None else self.shortcut(x, flow), y)
 
 
 class Conv(Layer):
@@ -188,6 +193,21 @@ class ConvTranspose(Layer):
         if self.groups == 1:
             return parts.flip(2).permute(3, 1, 0, 2).flatten(0, 1)
         return parts.flip(2)[:, 0].transpose(1, 2).flatten(0, 1)[:, None]
+
+
+def without_padding(network: nn.Module) -> nn.Module:
+    """The same network, with the same parameters, whose layers see no padding and trim nothing; shortcuts lose as much
+    at both ends as their branches do. For whole signals only."""
+    memo: dict[int, object] = {id(parameter): parameter for parameter in network.parameters()}
+    found = copy.deepcopy(network, memo)
+    for layer in found.modules():
+        if isinstance(layer, Conv):
+            layer.window = Window(layer.window.reach, layer.window.stride)
+        elif isinstance(layer, ConvTranspose):
+            layer.left, layer.right = 0, layer.taps * layer.stride - layer.kernel
+        elif isinstance(layer, Residual):
+            layer.centred = True
+    return found
 
 
 def convolve(
