@@ -27,7 +27,7 @@ def edit(folder: Path, **changes: object) -> None:
 def test_a_saved_folder_has_three_plain_files(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     card = (folder / "README.md").read_text()
-    assert card.startswith("---\nlicense: unknown\nlibrary_name: audiotok\n")
+    assert card.startswith('---\nlicense: "unknown"\nlibrary_name: audiotok\n')
     assert "| frame rate | 50 Hz (hop 320 samples) |" in card
     assert "frames seen" in card
 

@@ -89,7 +89,7 @@ def test_what_is_missing_is_named(hub, folder, monkeypatch, tmp_path):
     point_client_at(hub, monkeypatch, tmp_path / "home")
     with pytest.raises(HubError, match="no repository user/none on the Hub, or it is private"):
         audiotok.load("user/none")
-    with pytest.raises(HubError, match=r"user/bare has no file config\.json: it is not a tokenizer saved by audiotok"):
+    with pytest.raises(HubError, match=r"user/bare has no file config\.json: it does not hold the tokenizer"):
         audiotok.load("user/bare")
     with pytest.raises(HubError, match=r"has no file model\.safetensors"):
         audiotok.load("user/no-weights")

@@ -13,6 +13,15 @@ def test_names_match_shell_patterns():
     assert audiotok.DEFAULT in audiotok.list_tokenizers()
 
 
+def test_names_that_load_cannot_give_are_listed_on_request():
+    loadable, everything = set(audiotok.list_tokenizers()), set(audiotok.list_tokenizers(everything=True))
+    assert loadable < everything
+    assert {audiotok.describe(name).status for name in loadable} == {"loadable"}
+    assert {audiotok.describe(name).status for name in everything - loadable} == {"local files", "not available"}
+    assert audiotok.list_tokenizers("soundstream") == []
+    assert audiotok.list_tokenizers("soundstream", everything=True) == ["soundstream"]
+
+
 def test_an_entry_tells_the_facts_without_loading():
     entry = audiotok.describe("logmel-16khz")
     assert (entry.spec.frame_rate, entry.spec.num_codebooks, entry.spec.bitrate_bps) == (50.0, 8, 4000.0)

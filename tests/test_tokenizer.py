@@ -366,6 +366,18 @@ def test_steps_a_network_does_not_have_are_unsupported():
 # ---- a frozen module -------------------------------------------------------------------------------
 
 
+def test_parts_of_a_tokenizer_are_in_evaluation_mode_too(small):
+    class WithParts(type(small)):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.parts = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(2))
+
+    tok = WithParts(small.spec, small.mel, small.codebooks)
+    assert not any(module.training for module in tok.modules())
+    nn.Sequential(tok).train()
+    assert not any(module.training for module in tok.modules())
+
+
 def test_a_tokenizer_inside_a_model_in_training_stays_as_it_is(small):
     model = nn.ModuleList([small, nn.Dropout()]).train()
     assert model.training

@@ -1,5 +1,6 @@
 """The model card that goes with saved weights."""
 
+import json
 from typing import Any
 
 from .spec import Spec
@@ -21,7 +22,7 @@ def model_card(spec: Spec, family: str, provenance: dict[str, Any]) -> str:
     ]
     lines = [
         "---",
-        f"license: {licence}",
+        f"license: {json.dumps(licence)}",
         "library_name: audiotok",
         "tags: [audio, audio-tokenizer]",
         "---",

@@ -36,6 +36,7 @@ READERS: dict[str, str] = {
     "xcodec": "audiotok.backends.transformers_codec:read_xcodec",
     "xcodec2": "audiotok.backends.transformers_codec:read_xcodec2",
     "neucodec": "audiotok.backends.transformers_codec:read_neucodec",
+    "higgs-audio-v2": "audiotok.backends.transformers_codec:read_higgs_audio",
 }
 
 

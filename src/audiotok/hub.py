@@ -222,7 +222,7 @@ def download(
     except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, so it comes first
         raise HubError(f"{at} is not in the cache, and the Hub cannot be reached (or HF_HUB_OFFLINE is set)") from error
     except errors.EntryNotFoundError as error:
-        raise HubError(f"{at} has no file {file}: it is not a tokenizer saved by audiotok") from error
+        raise HubError(f"{at} has no file {file}: it does not hold the tokenizer that was looked for") from error
     except hub_client_errors() as error:
         raise HubError(f"cannot download {file} of {at}: {error}") from error
 

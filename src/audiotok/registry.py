@@ -51,14 +51,21 @@ def register_family(tokenizer_class: type) -> type:
     return tokenizer_class
 
 
-def list_tokenizers(pattern: str = "*") -> list[str]:
+def list_tokenizers(pattern: str = "*", *, everything: bool = False) -> list[str]:
     """Sorted names that match a shell pattern: built in, registered, and of installed plug-ins.
+
+    Args:
+        pattern: as in a shell, "encodec-*".
+        everything: also the names that `load` cannot give but `describe` knows (`Entry.status`): published outside
+            the Hub, without published weights, or not implemented here.
 
     Example:
         >>> list_tokenizers("logmel*")
         ['logmel-16khz']
     """
-    names = ENTRIES.keys() | _registered.keys() | _plugins("audiotok.tokenizers").keys()
+    known = {**ENTRIES, **_registered}
+    names = {name for name, entry in known.items() if everything or entry.status == "loadable"}
+    names |= _plugins("audiotok.tokenizers").keys()
     return sorted(fnmatch.filter(names, pattern))
 
 

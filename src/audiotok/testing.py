@@ -160,7 +160,7 @@ def _check_lengths(tok: Tokenizer, rows: list[Tensor]) -> None:
         _expect(int(codes.lengths[0]) >= 1, f"{count} samples give no frame")
         if tok.spec.decodable:
             wav = tok.decode(codes)
-            wanted = (1, tok.spec.channels, count)
+            wanted = (1, tok.spec.channels, tok.spec.output_samples(count))
             _expect(tuple(wav.shape) == wanted, f"{count} samples come back as {list(wav.shape)}")
             _expect(bool(wav.isfinite().all()), f"{count} samples decode to NaN or infinite audio")
 

@@ -416,6 +416,11 @@ class Tokenizer(nn.Module):
         """Does nothing: a tokenizer inside a model in training must not change its codes."""
         return self
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module):
+            nn.Module.train(value, False)  # dropout and batch norm of its parts must not learn either
+        super().__setattr__(name, value)
+
     def _load_from_state_dict(self, *args: Any) -> None:
         self._fingerprint = None
         super()._load_from_state_dict(*args)

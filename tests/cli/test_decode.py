@@ -57,6 +57,15 @@ def test_fewer_codebooks_decode_as_in_python(run, model, codes, tmp_path):
     assert torch.allclose(wav, wanted.clamp(-1, 1), atol=1 / 32768)
 
 
+@pytest.mark.parametrize(("kbps", "codebooks"), [(0.25, 1), (0.6, 2), (24, 3)])
+def test_a_bandwidth_decodes_the_first_codebooks(run, model, codes, tmp_path, kbps, codebooks):
+    result = run("decode", codes, "-o", tmp_path / "a.wav", "--model", model, "--bandwidth", kbps, "--json")
+    wav, _ = audiotok.audio.load(tmp_path / "a.wav")
+    wanted = audiotok.load(model).decode(Codes.load(codes).truncate(codebooks))[0]
+    assert result.json["codebooks"] == codebooks
+    assert torch.allclose(wav, wanted.clamp(-1, 1), atol=1 / 32768)
+
+
 def test_a_pipe_both_ways(run, model, clip, codes, tmp_path):
     run("decode", codes, "-o", tmp_path / "a.wav", "--model", model)
     result = run("decode", "-", "-o", "-", "--model", model, stdin=codes.read_bytes())

@@ -166,6 +166,9 @@ def test_eight_kilohertz_stereo_is_resampled_and_mixed(run, model, clip, tmp_pat
         (["CLIP", "--dtype", "int4"], "dtype must be one of"),
         (["CLIP", "--device", "abacus"], "device 'abacus' cannot be used here"),
         (["CLIP", "--num-codebooks", "0"], "wanted a whole number of at least 1, not '0'"),
+        (["CLIP", "--bandwidth", "0"], "wanted kbit/s above 0, not '0'"),
+        (["CLIP", "--bandwidth", "nan"], "wanted kbit/s above 0, not 'nan'"),
+        (["CLIP", "--bandwidth", "1", "--num-codebooks", "1"], "not allowed with argument --bandwidth"),
         (["CLIP", "--model", "a/b/c"], "a folder is written ./a/b/c"),
         ([], "the following arguments are required: INPUT"),
     ],
@@ -220,7 +223,18 @@ def test_model_options_reach_load(run, model, clip, tmp_path, monkeypatch):
 
     monkeypatch.setattr(options, "load", load)
     run("encode", clip, "-o", tmp_path / "a.codes", "--model", model, "--dtype", "float64", "--num-codebooks", 1)
-    assert asked == {"name": model, "device": "cpu", "dtype": "float64", "num_codebooks": 1}
+    usual = {"name": model, "device": "cpu", "mode": "encode"}
+    assert asked == {**usual, "dtype": "float64", "num_codebooks": 1, "bandwidth": None}
+    run("encode", clip, "-o", tmp_path / "a.codes", "--model", model, "--bandwidth", 0.6)
+    assert asked == {**usual, "dtype": "float32", "num_codebooks": None, "bandwidth": 0.6}
+
+
+@pytest.mark.parametrize(("kbps", "codebooks"), [(0.01, 1), (0.25, 1), (0.49, 1), (0.5, 2), ("0.7", 2), (24, 3)])
+def test_a_bandwidth_chooses_the_codebooks(run, model, clip, tmp_path, kbps, codebooks):
+    result = run("encode", clip, "-o", tmp_path / "a.codes", "--model", model, "--bandwidth", kbps, "--json")
+    assert (result.json["codebooks"], result.json["kbps"]) == (codebooks, 0.25 * codebooks)
+    whole = audiotok.load(model).encode_file(clip)
+    assert torch.equal(Codes.load(tmp_path / "a.codes").tokens, whole.truncate(codebooks).tokens)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links")

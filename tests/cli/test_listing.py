@@ -10,13 +10,15 @@ from audiotok.catalog import ENTRIES
 
 @pytest.fixture
 def entries(monkeypatch):
-    """Two entries beside the default."""
+    """Two entries beside the default, and two that cannot be loaded."""
     base = ENTRIES["logmel-16khz"]
     monkeypatch.setattr(registry, "ENTRIES", {"logmel-16khz": base})
     fast = replace(base.spec, name="fast", codebook_sizes=(16, 32), decodable=False, streamable=True)
     one = replace(base, name="fast", spec=fast, commercial=None, licence_weights="CC-BY-NC-4.0", extra="x")
     music = replace(base, name="tune", taxonomy=replace(base.taxonomy, domains=("music",)))
-    for entry in (one, music):
+    local = replace(base, name="local", status="local files", advice="fetch local by hand")
+    gone = replace(base, name="gone", status="not available", advice="gone cannot be loaded", commercial=False)
+    for entry in (one, music, local, gone):
         monkeypatch.setitem(registry._registered, entry.name, entry)
 
 
@@ -24,14 +26,46 @@ def names(result):
     return [entry["name"] for entry in result.json["tokenizers"]]
 
 
+COLUMNS = [
+    "name",
+    "Hz",
+    "frames/s",
+    "codebooks",
+    "kbit/s",
+    "domains",
+    "quantizer",
+    "decodes",
+    "streams",
+    "licence",
+    "extra",
+]
+
+
 def test_the_table(run, entries):
     result = run("list", "[flt]*")
     header, fast, logmel, tune = (line.split() for line in result.text.splitlines())
     assert result.code == 0
-    assert header == ["name", "Hz", "frames/s", "codebooks", "kbit/s", "domains", "decodes", "licence", "extra"]
-    assert fast == ["fast", "16000", "50", "2", "x", "16..32", "0.45", "speech,music,audio", "no", "CC-BY-NC-4.0", "x"]
+    assert header == COLUMNS
+    assert " ".join(fast) == "fast 16000 50 2 x 16..32 0.45 speech,music,audio K-Means no yes CC-BY-NC-4.0 x"
     assert logmel[:2] == ["logmel-16khz", "*"]  # the default
-    assert tune[-4:] == ["music", "yes", "Apache-2.0", "-"]
+    assert tune[-6:] == ["music", "K-Means", "yes", "no", "Apache-2.0", "-"]
+
+
+def test_all_shows_what_cannot_be_loaded_and_says_so(run, entries):
+    header, *rows = (line.split("  ") for line in run("list", "--all", "[glt]*").text.splitlines())
+    cells = [[cell.strip() for cell in row if cell] for row in rows]
+    assert [cell for cell in header if cell][:2] == ["name", "loads"]
+    assert [row[:2] for row in cells] == [
+        ["gone", "not available"],
+        ["local", "local files"],
+        ["logmel-16khz *", "yes"],
+        ["tune", "yes"],
+    ]
+    assert [entry["status"] for entry in run("list", "--all", "[gl]o[nc]*", "--json").json["tokenizers"]] == [
+        "not available",
+        "local files",
+    ]
+    assert run("list", "gone").err == "no tokenizer fits: `audiotok list --all` shows every name\n"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +77,10 @@ def test_the_table(run, entries):
         (["--domain", "music"], ["fast", "logmel-16khz", "tune"]),
         (["--max-kbps", "4"], ["fast", "logmel-16khz", "tune"]),
         (["--max-kbps", "3.9"], ["fast"]),
+        (["--min-kbps", "4"], ["logmel-16khz", "mulaw-8khz", "tune"]),
+        (["--min-kbps", "0.45", "--max-kbps", "0.45"], ["fast"]),
+        (["--all", "--max-kbps", "4"], ["fast", "gone", "local", "logmel-16khz", "tune"]),
+        (["--all", "--commercial"], ["local", "logmel-16khz", "mulaw-8khz", "tune"]),
         (["--decodable"], ["logmel-16khz", "mulaw-8khz", "tune"]),
         (["--streamable"], ["fast"]),
         (["--commercial", "--domain", "speech"], ["logmel-16khz", "mulaw-8khz"]),
@@ -56,7 +94,23 @@ def test_filters(run, entries, options, wanted):
 
 def test_nothing_fits(run):
     result = run("list", "none*")
-    assert (result.code, result.out, result.err) == (0, b"", "no tokenizer fits: `audiotok list` shows all\n")
+    assert (result.code, result.out, result.err) == (
+        0,
+        b"",
+        "no tokenizer fits: `audiotok list --all` shows every name\n",
+    )
+
+
+def test_of_the_catalog_only_what_loads_is_listed(run):
+    listed = names(run("list", "--json"))
+    assert {"encodec-24khz", "dac-44khz", "mimi", "snac-24khz", "facodec", "dwavlm-l5-k1000"} <= set(listed)
+    assert not {"dac-44khz-16kbps", "esc-base", "hubert-layer6-k100", "s3tokenizer-v2-25hz", "soundstream"} & set(
+        listed
+    )
+    assert set(names(run("list", "--all", "--json"))) == {*ENTRIES, "mulaw-8khz"}
+    assert names(run("list", "--streamable", "--json")) == ["encodec-24khz", "mimi"]
+    few = names(run("list", "--domain", "speech", "--max-kbps", "1", "--commercial", "--decodable", "--json"))
+    assert few == ["neucodec", "snac-24khz", *(name for name in sorted(ENTRIES) if name.startswith("wavtokenizer"))]
 
 
 def test_json_has_all_facts(run):
@@ -92,6 +146,50 @@ def test_info_of_a_name(run):
     assert run("info").text == run("info", "logmel-16khz").text
     assert "  codebook sizes           8 x 1024\n" in run("info").text
     assert "  bitrate bps              4000\n" in run("info").text
+
+
+def test_info_of_a_codec_has_everything(run):
+    text = run("info", "encodec-32khz").text
+    for line in (
+        "summary                    EnCodec of MusicGen: music at 32 kHz, 4 codebooks of 2048",
+        "  frame rate               50",
+        "  codebook sizes           4 x 2048",
+        "  architecture             CNN+RNN / CNN",
+        "  quantizer                RVQ",
+        "licence code               MIT",
+        "licence weights            CC-BY-NC-4.0",
+        "commercial                 no",
+        "parameters millions        56.9",
+        "size mb                    239",
+        "  family                   encodec",
+        "  repository               facebook/encodec_32khz",
+        "  files                    config.json, model.safetensors",
+        'load                       audiotok.load("encodec-32khz")',
+    ):
+        assert f"{line}\n" in text
+    assert "arXiv 2306.05284" in text
+    assert (
+        run("info", "encodec-32khz", "--json").json["published"]["reader"] == "audiotok.backends.encodec:read_encodec"
+    )
+
+
+def test_info_leaves_out_what_is_not_known(run):
+    text = run("info", "speechtokenizer").text
+    assert "commercial                 not said\n" in text
+    assert "published" not in run("info", "logmel-16khz").text
+    assert "size mb" not in run("info", "logmel-16khz").text
+    assert "parameters" not in run("info", "encodec-48khz").text
+
+
+def test_info_says_how_a_name_is_had(run, entries):
+    assert run("info", "fast").text.splitlines()[-1].split(None, 1) == [
+        "load",
+        "pip install 'audiotok[x]', then audiotok.load(\"fast\")",
+    ]
+    assert run("info", "local").text.splitlines()[-2:] == [
+        "status                     local files",
+        "load                       fetch local by hand",
+    ]
 
 
 def test_info_of_a_folder(run, model):

@@ -75,3 +75,14 @@ def test_lengths_and_rows_that_do_not_fit_are_input_errors():
         quantizer.decode(torch.zeros(1, 2, 3, dtype=torch.long))
     with pytest.raises(InputError, match=r"every stride must divide the largest one: \[4, 3\]"):
         MultiScaleRVQ(8, 16, (4, 3))
+
+
+def test_every_level_may_have_a_codebook_of_its_own_size():
+    quantizer = MultiScaleRVQ(8, (5, 9, 16), (4, 2, 1), options=FRESH).eval()
+    assert quantizer.codebook_sizes == (5, 9, 9, 16, 16, 16, 16)
+    assert [len(book) for book in quantizer.codebooks] == [5, 9, 9, 16, 16, 16, 16]
+    tokens = quantizer.encode(frames(4, 200))
+    assert tokens.amax((0, 2)).tolist() == [4, 8, 8, 15, 15, 15, 15]
+    assert quantizer.decode(tokens).shape == (4, 8, 200)
+    with pytest.raises(InputError, match="3 levels need as many codebook sizes, not 2"):
+        MultiScaleRVQ(8, (5, 9), (4, 2, 1))

@@ -5,7 +5,7 @@ import torch
 from encoder_models import ARCHITECTURES, hidden_states, ours
 from torch.nn import functional
 
-import audiotok.ssl.encoder_products as products
+import audiotok.nn.products as products
 from audiotok.ssl.encoder_products import linear, tap_conv
 
 
@@ -49,5 +49,5 @@ def test_the_network_with_either(name, kernels):
 def test_it_can_be_switched_off_with_torchs_own_switch(monkeypatch):
     x, weight = torch.randn(20, 30), torch.randn(10, 30)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    assert not products._fits(x, weight)
+    assert not products.takes_onednn(x, weight)
     assert torch.equal(linear(x, weight, None), functional.linear(x, weight))

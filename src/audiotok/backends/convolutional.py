@@ -109,8 +109,7 @@ class ConvolutionalCodec(Tokenizer):
         for start in range(0, total, step):
             flow.last = start + step >= total
             piece = wav[:, :, start : start + step]
-            if flow.last and total > wav.shape[2]:
-                piece = nn.functional.pad(piece, (0, total - start - piece.shape[2]))
+            piece = nn.functional.pad(piece, (0, min(step, total - start) - piece.shape[2]))
             yield self.push_encoder(piece, flow)
 
     def _frame_pieces(self, frames: Tensor, flow: Pieces) -> Iterator[Tensor]:

@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 
 from ..catalog import Entry
-from ..catalog.ssl import LOCAL_FILES, RECIPES
-from ..errors import UnsupportedError
+from ..catalog.ssl import RECIPES
 from ..hub import download, download_encoder
 from ..ssl.published import read_ssl_kmeans
 from ..ssl.tokenizer import SSLKMeans
@@ -30,16 +29,3 @@ def load_published(entry: Entry, revision: str | None, cache_dir: str | os.PathL
     )
     tokenizer.provenance |= {"license": "apache-2.0", "paper": entry.paper, "repository": recipe.repository}
     return tokenizer
-
-
-def explain_local(entry: Entry, *_: object) -> SSLKMeans:
-    """For names whose k-means file cannot be had from the Hub: says how to make the tokenizer.
-
-    Raises:
-        UnsupportedError: always.
-    """
-    encoder, layer, file = LOCAL_FILES[entry.name]
-    raise UnsupportedError(
-        f"the k-means of {entry.name} is not on the Hub. Fetch {file} from the textless_nlp release and a copy of "
-        f"{encoder}, then: audiotok convert ssl-kmeans ENCODER_FOLDER OUT --kmeans {layer}={Path(file).name}"
-    )

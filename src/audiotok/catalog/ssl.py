@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..spec import Spec
-from .entry import Entry, Taxonomy
+from .entry import EXPLAIN, Entry, Taxonomy
 
 #: Layers of the published vocoders, in the order of their embedding, and of their k-means files.
 VOCODER_LAYERS = (1, 3, 7, 12, 18, 23)
@@ -127,7 +127,7 @@ SSL = [
     *(
         Entry(
             name=name,
-            loader="audiotok.backends.discrete_ssl:explain_local",
+            loader=EXPLAIN,
             summary=f"k-means over layer {layer} of {encoder.rpartition('/')[2]}; its k-means file is not on the Hub",
             source=f"{encoder} and a local file, {file}",
             spec=Spec(name, 16000, hop, (size,), decodable=False, batching="mask"),
@@ -135,6 +135,10 @@ SSL = [
             paper=paper,
             licence_weights="MIT + encoder's",
             parameters_millions=94.7,
+            status="local files",
+            advice=f"the k-means of {name} is not on the Hub. Fetch {file} from the textless_nlp release and a copy of "
+            f"{encoder}, then: audiotok convert ssl-kmeans ENCODER_FOLDER OUT --kmeans {layer}="
+            f"{file.rpartition('/')[2]}",
         )
         for name, (encoder, layer, hop, size, file, paper) in _ELSEWHERE.items()
     ),

@@ -70,10 +70,12 @@ def run(args: argparse.Namespace) -> int:
 def _decode(tokenizer: Tokenizer, codes: Codes, item: Item, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if len(codes) != 1:
         raise InputError(f"{item.source} holds {len(codes)} rows, not one: decode it in Python, with Codes.load")
+    if args.bandwidth is not None:
+        codes = codes.truncate(codes.spec.codebooks_for(args.bandwidth))
     if args.num_codebooks is not None:
         codes = codes.truncate(args.num_codebooks)
-    rate = args.sample_rate or codes.spec.sample_rate
-    wav = audio.resample(tokenizer.decode(codes)[0], codes.spec.sample_rate, rate)
+    rate = args.sample_rate or codes.spec.output_sample_rate
+    wav = audio.resample(tokenizer.decode(codes)[0], codes.spec.output_sample_rate, rate)
     with file_for(item.target, ".wav") as path:
         audio.save(path, wav, rate)
     facts = {
@@ -96,7 +98,7 @@ def _tokenizers(args: argparse.Namespace, files: Sequence[str]) -> dict[str, Tok
         InputError: codes of a tokenizer that the catalog does not have, and no --model.
     """
     if args.model is not None:
-        return {args.model: load_tokenizer(args)}
+        return {args.model: load_tokenizer(args, mode="decode")}
     names: dict[str, str] = {}
     for file in files:
         try:
@@ -111,6 +113,6 @@ def _tokenizers(args: argparse.Namespace, files: Sequence[str]) -> dict[str, Tok
                 "(a folder ./x or a Hub repository user/repo)"
             )
         args.model = name
-        tokenizers[name] = load_tokenizer(args)
+        tokenizers[name] = load_tokenizer(args, mode="decode")
     args.model = None
     return tokenizers

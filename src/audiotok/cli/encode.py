@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         without_out="" if args.json else STDOUT,
     )
     check_stdout(items, json=args.json, kind="codes")
-    tokenizer = load_tokenizer(args)
+    tokenizer = load_tokenizer(args, mode="encode")
     return for_each(items, args, lambda item: _encode(tokenizer, item, with_tokens=args.tokens))
 
 

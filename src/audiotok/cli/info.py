@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..catalog import Entry
 from ..errors import CheckpointError, InputError, UnknownTokenizerError
 from ..hub import DEFAULT, download, parse_name, read_config
 from ..registry import describe
@@ -21,11 +22,13 @@ def add_to(commands: Commands) -> None:
         run,
         summary="everything known of one tokenizer",
         text="""
-            Everything known of one tokenizer, without loading its weights: the catalog's facts for a name, those of
-            config.json for a saved folder or a Hub repository (of which only that file is downloaded).
+            Everything known of one tokenizer, without loading its weights: the catalog's facts for a name (what it
+            takes and gives, its place in the survey arXiv 2506.10274, paper, licences, files, and how it is loaded),
+            those of config.json for a saved folder or a Hub repository (of which only that file is downloaded).
         """,
         examples="""
             audiotok info logmel-16khz
+            audiotok info mimi
             audiotok info ./my-tok
             audiotok info user/repo@main --json
         """,
@@ -38,8 +41,15 @@ def add_to(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the facts."""
     name, where = parse_name(args.name)
+    unsaid: set[str] = set()  # what JSON has and a reader need not see
     if where == "catalog":
-        facts = {"kind": "catalog", **describe(name).to_dict()}
+        entry = describe(name)
+        facts = {"kind": "catalog", **entry.to_dict(), "load": _how(entry)}
+        unsaid = {
+            "loader",
+            "advice",
+            *(name for name in ("parameters_millions", "size_mb", "published") if not facts[name]),
+        }
     elif where == "hub":
         repository, _, revision = name.partition("@")
         facts = {"kind": "repository", "repository": name}
@@ -55,8 +65,16 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         emit(facts)
     else:
-        print("\n".join(_lines(facts)))
+        print("\n".join(_lines({name: value for name, value in facts.items() if name not in unsaid})))
     return Exit.OK
+
+
+def _how(entry: Entry) -> str:
+    """How the tokenizer of an entry is had."""
+    if entry.status != "loadable":
+        return entry.advice
+    install = f"pip install 'audiotok[{entry.extra}]', then " if entry.extra else ""
+    return f'{install}audiotok.load("{entry.name}")'
 
 
 def _saved(path: Path) -> dict[str, Any]:
@@ -83,8 +101,8 @@ def _lines(facts: dict[str, Any], depth: int = 0) -> list[str]:
     for name, value in facts.items():
         label = f"{indent}{name.replace('_', ' ')}"
         if isinstance(value, dict):
-            lines += [label, *(_lines(value, depth + 1))]
-        elif value != "":
+            lines += [label, *(_lines(value, depth + 1))] if value else []
+        elif value not in ("", ()):
             lines.append(f"{label:<26} {_text(value)}".rstrip())
     return lines
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..hub import DEFAULT, load
-from ..tokenizer import Tokenizer
+from ..spec import Spec
+from ..tokenizer import Mode, Tokenizer
 from .exits import HELP
 
 Commands = Any  # what ArgumentParser.add_subparsers gives; argparse's own type for it is private
@@ -40,7 +41,7 @@ def command(
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, model: bool = True, default: str | None = DEFAULT) -> None:
-    """--model (unless it is an argument of its own), --device, --dtype and --num-codebooks."""
+    """--model (unless it is an argument of its own), --num-codebooks or --bandwidth, --device and --dtype."""
     group = parser.add_argument_group("tokenizer")
     if model:
         group.add_argument(
@@ -50,14 +51,25 @@ def add_model_options(parser: argparse.ArgumentParser, *, model: bool = True, de
             help="catalog name, folder (./x, ../x, /x, ~/x) or Hub repository (user/repo, user/repo@revision); "
             f"default {default or 'the one named in the codes, if the catalog has it'}",
         )
-    group.add_argument("--num-codebooks", type=positive, metavar="N", help="only the first N codebooks")
+    fewer = group.add_mutually_exclusive_group()
+    fewer.add_argument("--num-codebooks", type=positive, metavar="N", help="only the first N codebooks")
+    fewer.add_argument(
+        "--bandwidth", type=kbps, metavar="KBPS", help="only the first codebooks, as many as KBPS kbit/s hold"
+    )
     group.add_argument("--device", default="cpu", help='"cpu", "cuda", "cuda:1", "mps"; default cpu')
     group.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or float64")
 
 
-def load_tokenizer(args: argparse.Namespace) -> Tokenizer:
-    """The tokenizer that `add_model_options` asked for."""
-    return load(args.model, device=args.device, dtype=args.dtype, num_codebooks=args.num_codebooks)
+def load_tokenizer(args: argparse.Namespace, mode: Mode = "both") -> Tokenizer:
+    """The tokenizer that `add_model_options` asked for, or the half of it that is needed."""
+    return load(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        num_codebooks=args.num_codebooks,
+        bandwidth=args.bandwidth,
+        mode=mode,
+    )
 
 
 def empty_folder(path: str, force: bool) -> Path:
@@ -74,6 +86,12 @@ def empty_folder(path: str, force: bool) -> Path:
     return folder
 
 
+def codebooks(spec: Spec) -> str:
+    """ "8 x 1024", or "7 x 3248..32000" where sizes differ."""
+    low, high = min(spec.codebook_sizes), max(spec.codebook_sizes)
+    return f"{spec.num_codebooks} x {low if low == high else f'{low}..{high}'}"
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     value = int(text) if text.isascii() and text.isdecimal() else 0
@@ -84,10 +102,19 @@ def positive(text: str) -> int:
 
 def seconds(text: str) -> float:
     """A time above 0."""
+    return _above_zero(text, "seconds")
+
+
+def kbps(text: str) -> float:
+    """A rate above 0."""
+    return _above_zero(text, "kbit/s")
+
+
+def _above_zero(text: str, unit: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"wanted seconds above 0, not {text!r}")
+        raise argparse.ArgumentTypeError(f"wanted {unit} above 0, not {text!r}")
     return value

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ..errors import InputError
 from .flow import Activation, Flow, PadMode, Window
+from .products import linear, onednn_at_hand
 
 
 class Layer(nn.Module):
@@ -214,10 +215,16 @@ def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> Tensor:
     """All full windows of x [B, T, C] with a weight [C', C / groups, kernel]: [B, T', C'], T' possibly 0."""
-    if x.shape[1] < (weight.shape[2] - 1) * dilation + 1:
+    kernel = weight.shape[2]
+    if x.shape[1] < (kernel - 1) * dilation + 1:
         return x.new_empty(x.shape[0], 0, weight.shape[0])
-    image = x.unsqueeze(1).permute(0, 3, 1, 2)  # [B, C, 1, T], in memory as it was
-    found = functional.conv2d(image, weight.unsqueeze(2), bias, (1, stride), 0, (1, dilation), groups)
+    if kernel == stride == groups == 1:
+        return linear(x, weight[:, :, 0], bias)
+    image, kernels = x.unsqueeze(1).permute(0, 3, 1, 2), weight.unsqueeze(2)  # [B, C, 1, T], in memory as it was
+    if onednn_at_hand(x, weight):  # torch would choose a slower way for short kernels on one thread
+        found = torch.mkldnn_convolution(image, kernels, bias, (0, 0), (1, stride), (1, dilation), groups)
+    else:
+        found = functional.conv2d(image, kernels, bias, (1, stride), 0, (1, dilation), groups)
     return found.permute(0, 2, 3, 1)[:, 0]
 
 

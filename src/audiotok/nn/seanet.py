@@ -1,5 +1,6 @@
 """SEANet (Tagliasacchi et al. 2020, arXiv 2009.02095) as EnCodec has it (Défossez et al. 2022, arXiv 2210.13438)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -66,6 +67,11 @@ class SeanetConfig:
     def widest(self) -> int:
         """Channels before the latents."""
         return self.filters << len(self.ratios)
+
+    @property
+    def hop_length(self) -> int:
+        """Samples of a frame of latents."""
+        return math.prod(self.ratios)
 
 
 class TimeGroupNorm(Layer):

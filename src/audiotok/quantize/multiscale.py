@@ -82,7 +82,7 @@ class MultiScaleRVQ(Quantizer):
 
     Args:
         dim: D.
-        codebook_size: V of every level.
+        codebook_size: V, or one per level.
         strides: s_i, from coarse to fine; each divides the largest.
         codebook_dim: width of the factorised search space (SNAC: 8, with cosine lookup); default D, without maps.
         options: lookup, update, estimator and the rest.
@@ -101,7 +101,7 @@ class MultiScaleRVQ(Quantizer):
     def __init__(
         self,
         dim: int,
-        codebook_size: int,
+        codebook_size: int | Sequence[int],
         strides: Sequence[int] = (4, 2, 1),
         *,
         codebook_dim: int | None = None,
@@ -115,10 +115,13 @@ class MultiScaleRVQ(Quantizer):
             raise InputError(f"every stride must divide the largest one: {list(strides)}")
         self.dim, self.strides = dim, tuple(strides)
         self.rates = tuple(self.stride // stride for stride in strides)
-        self.codebook_sizes = (codebook_size,) * sum(self.rates)
+        sizes = (codebook_size,) * len(strides) if isinstance(codebook_size, int) else tuple(codebook_size)
+        if len(sizes) != len(strides):
+            raise InputError(f"{len(strides)} levels need as many codebook sizes, not {len(sizes)}: {sizes}")
+        self.codebook_sizes = tuple(size for size, rate in zip(sizes, self.rates, strict=True) for _ in range(rate))
         self.layers = nn.ModuleList(
-            VectorQuantizer(dim, codebook_size, codebook_dim=codebook_dim, options=options, seed=seed + level)
-            for level in range(len(strides))
+            VectorQuantizer(dim, size, codebook_dim=codebook_dim, options=options, seed=seed + level)
+            for level, size in enumerate(sizes)
         )
         self.gradient = self.layer(0).gradient
 
