@@ -33,10 +33,16 @@ test: .venv/dev
 	$(BIN)/python -m pytest
 
 # The original projects, to compare with: they need an older torch, so they live in an environment of their own.
-.venv-native/done:
+# protobuf is as old as descript-audiotools wants it, tensorboard the newest that takes such a one; beartype is
+# imported by speechtokenizer, which does not ask for it.
+NATIVE := torch==2.11.0 torchaudio==2.11.0 numpy==2.4.6 speechbrain==1.1.2 transformers==5.23.0 \
+	scikit-learn==1.9.1 joblib==1.6.0 soundfile==0.14.0 einops==0.8.2 \
+	encodec==0.1.1 descript-audio-codec==1.0.0 descript-audiotools==0.7.2 snac==1.2.1 speechtokenizer==1.0.1 \
+	beartype==0.23.1 accelerate==1.15.0 lion-pytorch==0.2.5 protobuf==3.19.6 tensorboard==2.20.0
+
+.venv-native/done: Makefile
 	$(PYTHON) -m venv .venv-native
-	.venv-native/bin/python -m pip install --quiet --disable-pip-version-check torch==2.11.0 torchaudio==2.11.0 \
-		speechbrain==1.1.2 transformers==5.23.0 scikit-learn==1.9.1 joblib==1.6.0 soundfile
+	.venv-native/bin/python -m pip install --quiet --disable-pip-version-check $(NATIVE)
 	@touch $@
 
 check-slow: check .venv-native/done
