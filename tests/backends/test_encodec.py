@@ -227,7 +227,7 @@ def _audiocraft(tmp_path, **change: object):
         ({"xp.cfg": "compression_model: dac"}, "has no encodec.autoencoder"),
         ({"xp.cfg": "compression_model: ${a}\na: ${b}\nb: ${a}"}, "refers to itself"),
         ({"pretrained": "facebook/encodec_32khz"}, "only the name of another model"),
-        ({"best_state": [1]}, "wanted a state dict"),
+        ({"best_state": [1]}, "wanted tensors by name"),
         ({"best_state": {}}, "holds no codebooks"),
     ],
 )

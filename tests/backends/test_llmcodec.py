@@ -208,7 +208,7 @@ LEVEL = "quantizer.quantizers.1"
     [
         (lambda weights: {"generator": weights}, "holds no codec_model"),
         (lambda weights: [weights], "holds no codec_model"),
-        (lambda weights: {"codec_model": 3}, "wanted named weights, found a int"),
+        (lambda weights: {"codec_model": 3}, "wanted tensors by name, found a int"),
         (lambda weights: {"codec_model": {**weights, "x.bias": torch.ones(1)}}, "no part of the network takes: x.bias"),
         (
             lambda weights: {"codec_model": {**weights, f"{LEVEL}.cb_proj.weight": torch.ones(64, 63)}},

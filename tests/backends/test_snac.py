@@ -498,8 +498,8 @@ def with_(name, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: list(tensors.values()), "wanted named weights, found a list"),
-        (with_("step", 3), "wanted named weights, found a"),
+        (lambda tensors: list(tensors.values()), "wanted tensors by name, found a list"),
+        (with_("step", 3), "wanted tensors by name, found .step. with a int"),
         (with_("encoder.block.9.bias", torch.ones(3)), "no part of the network takes: encoder.block.9.bias"),
         (with_("encoder.block.0.bias", torch.ones(7)), r"encoder.0.bias is \[7\] torch.float32, wanted \[6\]"),
         (with_("encoder.block.0.bias", torch.ones(6).int()), "torch.int32, wanted"),

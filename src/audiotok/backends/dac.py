@@ -13,12 +13,11 @@ from ..errors import CheckpointError
 from ..inputs import Wav
 from ..nn.activations import Snake
 from ..nn.conv import Apply, Chain, Conv, ConvTranspose, Residual, Stages
-from ..nn.weight_norm import fold_weight_norm
 from ..quantize import ResidualVQ, VQOptions
 from ..spec import Spec
 from .convolutional import ConvolutionalCodec
 from .dac_files import DacFile, compress, decompress
-from .weights import Weights, build, number, numbers, one_file
+from .weights import Weights, build, folded, layout, named_tensors, number, numbers, one_file
 
 _DILATIONS = (1, 3, 9)
 
@@ -165,7 +164,7 @@ def _read_native(path: Path, name: str) -> DAC:
     checkpoint: Any = read_torch(path)
     try:
         facts, tensors = checkpoint["metadata"]["kwargs"], checkpoint["state_dict"]
-        facts.keys(), tensors.items()
+        facts.keys()
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is no DAC checkpoint: wanted a state_dict and metadata.kwargs, it has {_keys(checkpoint)}"
@@ -180,7 +179,8 @@ def _read_native(path: Path, name: str) -> DAC:
     }
     return _read(
         path,
-        tensors,
+        path,
+        named_tensors(tensors, path),
         name,
         settings,
         sample_rate=facts.get("sample_rate", 44100),
@@ -191,9 +191,10 @@ def _read_native(path: Path, name: str) -> DAC:
 
 
 def _read_transformers(path: Path, name: str) -> DAC:
-    facts = read_json(path.parent / "config.json")
+    config = path.parent / "config.json"
+    facts = read_json(config)
     if facts.get("model_type") != "dac":
-        raise CheckpointError(f"{path.parent / 'config.json'} is of a {facts.get('model_type')!r}, not of a dac")
+        raise CheckpointError(f"{config} is of a {str(facts.get('model_type'))[:80]!r}, not of a dac")
     settings = {
         "encoder_width": facts.get("encoder_hidden_size", 64),
         "rates": facts.get("downsampling_ratios", [2, 4, 8, 8]),
@@ -204,6 +205,7 @@ def _read_transformers(path: Path, name: str) -> DAC:
     }
     return _read(
         path,
+        config,
         read_safetensors(path),
         name,
         settings,
@@ -216,6 +218,7 @@ def _read_transformers(path: Path, name: str) -> DAC:
 
 def _read(
     path: Path,
+    config: Path,
     tensors: dict[str, Tensor],
     name: str,
     settings: dict[str, Any],
@@ -225,37 +228,37 @@ def _read(
     size: object,
     native: bool,
 ) -> DAC:
-    rates = numbers(settings["rates"], "the encoder's rates", path)
-    width = number(settings["encoder_width"], "the encoder's width", path)
+    rates = numbers(settings["rates"], "the encoder's rates", config)
+    width = number(settings["encoder_width"], "the encoder's width", config)
+    latent = width << len(rates) if settings["latent"] is None else settings["latent"]
     checked: dict[str, Any] = {
         "encoder_width": width,
         "rates": rates,
-        "latent": number(settings["latent"] or width << len(rates), "the latent width", path),
-        "decoder_width": number(settings["decoder_width"], "the decoder's width", path),
-        "decoder_rates": numbers(settings["decoder_rates"], "the decoder's rates", path),
-        "codebook_dim": number(settings["codebook_dim"], "codebook_dim", path),
+        "latent": number(latent, "the latent width", config),
+        "decoder_width": number(settings["decoder_width"], "the decoder's width", config),
+        "decoder_rates": numbers(settings["decoder_rates"], "the decoder's rates", config),
+        "codebook_dim": number(settings["codebook_dim"], "codebook_dim", config),
     }
     if math.prod(rates) != math.prod(checked["decoder_rates"]):
         raise CheckpointError(
-            f"{path}: the encoder's rates {rates} and the decoder's {checked['decoder_rates']} differ"
+            f"{config}: the encoder's rates {rates} and the decoder's {checked['decoder_rates']} differ"
         )
     count, sample_rate = (
-        number(codebooks, "n_codebooks", path, high=256),
-        number(sample_rate, "the rate", path, high=1 << 20),
+        number(codebooks, "n_codebooks", config, high=256),
+        number(sample_rate, "the rate", config, high=1 << 20),
     )
     spec = Spec(
         name=name or f"dac-{sample_rate // 1000}khz",
         sample_rate=sample_rate,
         hop_length=math.prod(rates),  # published configurations name wrong ones
-        codebook_sizes=(number(size, "codebook_size", path, high=1 << 24),) * count,
+        codebook_sizes=(number(size, "codebook_size", config, high=1 << 24),) * count,
         nested=True,
         batching="mask",
     )
-    with torch.device("meta"):
-        layout = DAC(spec, **checked)
-    weights = Weights(fold_weight_norm(tensors), path)
-    state = weights.fill(layout.encoder, _encoder_names(len(rates), native), "encoder.")
-    state |= weights.fill(layout.decoder, _decoder_names(len(rates), native), "decoder.")
+    bare = layout(lambda: DAC(spec, **checked), config)
+    weights = Weights(folded(tensors, path), path)
+    state = weights.fill(bare.encoder, _encoder_names(len(rates), native), "encoder.")
+    state |= weights.fill(bare.decoder, _decoder_names(len(rates), native), "decoder.")
     for stage in range(count):
         theirs, ours = f"quantizer.quantizers.{stage}", f"quantizer.layers.{stage}"
         for side in ("in", "out"):

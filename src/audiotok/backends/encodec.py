@@ -14,11 +14,10 @@ from ..checkpoint import file_sha256, parse_yaml, read_json, read_safetensors, r
 from ..errors import CheckpointError, InputError
 from ..nn.flow import PadMode
 from ..nn.seanet import SeanetConfig, plain_names, seanet_decoder, seanet_encoder, seanet_names
-from ..nn.weight_norm import fold_weight_norm
 from ..quantize import ResidualVQ, VQOptions
 from ..spec import Spec
 from .convolutional import ConvolutionalCodec
-from .weights import Weights, build, number, numbers, one_file
+from .weights import MAX_LAYERS, Weights, build, flag, folded, layout, named_tensors, number, numbers, one_file
 
 _EPSILON = 1e-8  # added to the loudness that a segment is divided by
 _TOGETHER = 16  # segments in one call
@@ -210,7 +209,7 @@ class _Found:
 
     def build(self, name: str) -> EnCodec:
         seanet, path = self.seanet, self.path
-        weights = Weights(fold_weight_norm(plain_names(self.tensors)), path)
+        weights = Weights(folded(plain_names(self.tensors), path), path)
         entries: dict[str, Tensor] = {}
         while f"quantizer.layers.{len(entries)}.codebook.embed" in weights:
             stage = len(entries)
@@ -232,8 +231,7 @@ class _Found:
             batching="mask" if plain else "bucket",
             segmented=self.segment is not None,
         )
-        with torch.device("meta"):
-            encoder, decoder = seanet_encoder(seanet), seanet_decoder(seanet)
+        encoder, decoder = layout(lambda: (seanet_encoder(seanet), seanet_decoder(seanet)), path)
         state = entries | weights.fill(encoder, seanet_names(seanet, decoder=False), "encoder.")
         state |= weights.fill(decoder, seanet_names(seanet, decoder=True), "decoder.")
         weights.finish()
@@ -269,7 +267,8 @@ _PACKAGE: dict[str, dict[str, Any]] = {
 
 def _of_package(path: Path) -> _Found:
     beside = path.parent / "config.json"
-    if beside.is_file():
+    config = beside if beside.is_file() else path
+    if config == beside:
         facts = read_json(beside)
     else:
         facts = next((facts for name, facts in _PACKAGE.items() if path.name.startswith(name)), {})
@@ -277,12 +276,12 @@ def _of_package(path: Path) -> _Found:
             raise CheckpointError(
                 f"{path}: its name is of no published model ({', '.join(_PACKAGE)}) and no config.json lies beside it"
             )
-    sample_rate = number(facts.get("sample_rate"), "sample_rate", path, high=1 << 20)
+    sample_rate = number(facts.get("sample_rate"), "sample_rate", config, high=1 << 20)
     return _Found(
         path,
-        _tensors(read_torch(path), path),
+        named_tensors(read_torch(path), path),
         _seanet(
-            path,
+            config,
             channels=facts.get("channels"),
             dimension=facts.get("dimension"),
             filters=facts.get("n_filters"),
@@ -295,24 +294,25 @@ def _of_package(path: Path) -> _Found:
             compress=facts.get("compress"),
             lstm_layers=facts.get("lstm"),
             causal=facts.get("causal"),
-            group_norm=_norm(facts.get("model_norm", "weight_norm"), path),
+            group_norm=_norm(facts.get("model_norm", "weight_norm"), config),
         ),
         sample_rate,
-        *_segments(facts.get("segment"), facts.get("overlap"), sample_rate, path),
-        normalize=bool(facts.get("audio_normalize", False)),
+        *_segments(facts.get("segment"), facts.get("overlap"), sample_rate, config),
+        normalize=flag(facts.get("audio_normalize", False), "audio_normalize", config),
     )
 
 
 def _of_transformers(path: Path) -> _Found:
-    facts = read_json(path.parent / "config.json")
+    config = path.parent / "config.json"
+    facts = read_json(config)
     if facts.get("model_type") != "encodec":
-        raise CheckpointError(f"{path.parent / 'config.json'} is of a {facts.get('model_type')!r}, not of an encodec")
-    sample_rate = number(facts.get("sampling_rate", 24000), "sampling_rate", path, high=1 << 20)
+        raise CheckpointError(f"{config} is of a {str(facts.get('model_type'))[:80]!r}, not of an encodec")
+    sample_rate = number(facts.get("sampling_rate", 24000), "sampling_rate", config, high=1 << 20)
     return _Found(
         path,
         read_safetensors(path),
         _seanet(
-            path,
+            config,
             channels=facts.get("audio_channels"),
             dimension=facts.get("hidden_size"),
             filters=facts.get("num_filters"),
@@ -325,13 +325,13 @@ def _of_transformers(path: Path) -> _Found:
             compress=facts.get("compress"),
             lstm_layers=facts.get("num_lstm_layers"),
             causal=facts.get("use_causal_conv"),
-            pad_mode=_pad_mode(facts.get("pad_mode", "reflect"), path),
+            pad_mode=_pad_mode(facts.get("pad_mode", "reflect"), config),
             conv_shortcut=facts.get("use_conv_shortcut"),
-            group_norm=_norm(facts.get("norm_type", "weight_norm"), path),
+            group_norm=_norm(facts.get("norm_type", "weight_norm"), config),
         ),
         sample_rate,
-        *_segments(facts.get("chunk_length_s"), facts.get("overlap"), sample_rate, path),
-        normalize=bool(facts.get("normalize", False)),
+        *_segments(facts.get("chunk_length_s"), facts.get("overlap"), sample_rate, config),
+        normalize=flag(facts.get("normalize", False), "normalize", config),
     )
 
 
@@ -352,7 +352,7 @@ def _of_audiocraft(path: Path) -> _Found:
         raise CheckpointError(f"{path}: wanted an encodec of seanet and rvq with ELU, not {kind}")
     return _Found(
         path,
-        _tensors(tensors, path),
+        named_tensors(tensors, path),
         _seanet(
             path,
             channels=facts["seanet.channels"],
@@ -368,11 +368,11 @@ def _of_audiocraft(path: Path) -> _Found:
             lstm_layers=facts["seanet.lstm"],
             causal=facts["seanet.causal"],
             pad_mode=_pad_mode(facts["seanet.pad_mode"], path),
-            conv_shortcut=not facts["seanet.true_skip"],
+            conv_shortcut=not flag(facts["seanet.true_skip"], "true_skip", path),
             group_norm=_norm(facts["seanet.norm"], path),
         ),
         number(facts["sample_rate"], "sample_rate", path, high=1 << 20),
-        normalize=bool(facts["encodec.renormalize"]),
+        normalize=flag(facts["encodec.renormalize"], "renormalize", path),
         licence="CC-BY-NC-4.0",
     )
 
@@ -399,12 +399,6 @@ class _Settings:
             seen.append(reference[1])
 
 
-def _tensors(state: object, path: Path) -> dict[str, Tensor]:
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: wanted a state dict of tensors, not a {type(state).__name__}")
-    return dict(state)
-
-
 def _seanet(path: Path, **facts: Any) -> SeanetConfig:
     """The sizes that a configuration names; those it leaves out are the published models'."""
     given = {field: value for field, value in facts.items() if value is not None}
@@ -412,9 +406,11 @@ def _seanet(path: Path, **facts: Any) -> SeanetConfig:
         if field == "ratios":
             given[field] = tuple(numbers(value, field, path, high=1 << 10))
         elif isinstance(getattr(SeanetConfig(), field), bool):
-            given[field] = bool(value)
+            given[field] = flag(value, field, path)
+        elif field == "lstm_layers":
+            given[field] = number(value, field, path, low=0, high=MAX_LAYERS)
         elif field != "pad_mode":
-            given[field] = number(value, field, path, low=0 if field == "lstm_layers" else 1, high=1 << 14)
+            given[field] = number(value, field, path, high=MAX_LAYERS if field == "residual_layers" else 1 << 14)
     return replace(SeanetConfig(), **given)
 
 
@@ -425,7 +421,7 @@ def _segments(seconds: object, overlap: object, sample_rate: int, path: Path) ->
     overlap = 0.01 if overlap is None else overlap
     if not isinstance(seconds, int | float) or not isinstance(overlap, int | float):
         raise CheckpointError(f"{path}: segments must be numbers, not {seconds!r} and {overlap!r}")
-    if not 0 < seconds <= 3600 or not 0 <= overlap < 1:
+    if bool in (type(seconds), type(overlap)) or not 0 < seconds <= 3600 or not 0 <= overlap < 1:
         raise CheckpointError(f"{path}: no such segments: {seconds} s that overlap by {overlap}")
     return max(1, int(seconds * sample_rate)), float(overlap)
 

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from ..checkpoint import read_json, read_torch
 from ..errors import CheckpointError, InputError
-from ..nn.weight_norm import fold_weight_norm
 from .hificodec_network import NetworkSizes, check_size
-from .weights import number
+from .weights import folded, number
 
 #: Factors that go with the kernels of all published checkpoints, and the dilations of all their residual blocks.
 _PUBLISHED_FACTORS: dict[tuple[int, ...], list[int]] = {(16, 11, 8, 4): [8, 5, 4, 2], (16, 11, 7, 4): [8, 5, 3, 2]}
@@ -97,9 +96,7 @@ def read_published(source: Path, config: str | os.PathLike[str] | None = None) -
         weights = saved.get(part) if isinstance(saved, dict) else None
         if not isinstance(weights, dict):
             raise CheckpointError(f"{path}: wanted a state dict named {part!r}, found {type(weights).__name__}")
-        for name, value in weights.items():
-            _check_tensor(path, name, value)
-        state |= {f"{part}.{name}": value for name, value in _folded(path, weights).items()}
+        state |= {f"{part}.{name}": value for name, value in folded(weights, path).items()}
     return Published(path, _renamed(state), {} if config is None else read_json(config))
 
 
@@ -190,20 +187,6 @@ def _only(paths: list[Path], folder: Path) -> Path:
             "give the file itself, and config="
         )
     return paths[0]
-
-
-def _check_tensor(path: Path, name: object, value: object) -> None:
-    if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
-        raise CheckpointError(f"{path}: wanted weights by name, found {type(value).__name__} {str(name)[:80]!r}")
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise CheckpointError(f"{path}: {name[:80]} says it is {list(value.shape)}, the file holds less")
-
-
-def _folded(path: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    try:
-        return fold_weight_norm(weights)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from ..checkpoint import read_json, read_torch
 from ..errors import CheckpointError, InputError
 from .s3tokenizer_network import ROTARY_SIZE
 from .s3tokenizer_onnx import read_s3_onnx
-from .weights import number
+from .weights import named_tensors, number
 
 _CODEBOOK = "quantizer._codebook"
 _RENAMED = {
@@ -76,12 +76,7 @@ def _read(path: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
             "mlp_norm_eps": found.mlp_norm_eps,
         }
         return found.state, facts
-    state = read_torch(path)
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise CheckpointError(f"{path} is no state dict of s3tokenizer: wanted tensors by name")
-    return state, {}
+    return named_tensors(read_torch(path), path), {}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -4,15 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, InputError
 from ..nn.conv import Apply, Chain, Conv, ConvTranspose, Residual
-from ..nn.weight_norm import fold_weight_norm
 from ..spec import Spec
 from .snac_network import NetworkSizes, Noise, Stack, Unstack, WindowAttention, decoder, encoder
-from .weights import Weights
+from .weights import Weights, folded, layout
 
 _ATTENTION = {  # our part -> upstream's
     "norm.weight": "norm.weight",
@@ -47,11 +45,7 @@ def network_sizes(facts: dict[str, Any], config: Path) -> NetworkSizes:
 
 def read_weights(tensors: object, path: Path) -> Weights:
     """The weights of a state dict, weight norm folded. Raises `CheckpointError` if it is something else."""
-    if not isinstance(tensors, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
-    ):
-        raise CheckpointError(f"{path}: wanted named weights, found a {type(tensors).__name__} of other things")
-    return Weights(fold_weight_norm(tensors), path)
+    return Weights(folded(tensors, path), path)
 
 
 def network_spec(name: str, sample_rate: int, sizes: NetworkSizes, codebook_sizes: Sequence[int]) -> Spec:
@@ -70,9 +64,9 @@ def network_spec(name: str, sample_rate: int, sizes: NetworkSizes, codebook_size
 def network_state(weights: Weights, sizes: NetworkSizes) -> dict[str, Tensor]:
     """Weights of the encoder and the decoder, by the names that they have in a tokenizer of ours."""
     found: dict[str, Tensor] = {}
-    with torch.device("meta"):
-        halves = (encoder(sizes), "encoder.", "encoder.block"), (decoder(sizes), "decoder.", "decoder.model")
-    for network, prefix, theirs in halves:
+    halves = layout(lambda: (encoder(sizes), decoder(sizes)), weights.path)
+    places = ("encoder.", "encoder.block"), ("decoder.", "decoder.model")
+    for network, (prefix, theirs) in zip(halves, places, strict=True):
         names = dict(_upstream(network, "", theirs))
         attention = {at: names.pop(at) for at in list(names) if isinstance(network.get_submodule(at), WindowAttention)}
         found |= weights.fill(network, names, prefix)

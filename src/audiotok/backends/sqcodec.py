@@ -14,10 +14,9 @@ from ..checkpoint import file_sha256, read_torch, read_yaml
 from ..errors import CheckpointError, InputError
 from ..nn.conv import Apply, Chain, Conv, ConvTranspose, Layer, Residual, Stages
 from ..nn.flow import Flow, Window
-from ..nn.weight_norm import fold_weight_norm
 from ..spec import Spec
 from .convolutional import ConvolutionalCodec
-from .weights import Weights, build, number, numbers, one_file
+from .weights import Weights, build, flag, folded, layout, named_tensors, number, numbers, one_file
 
 _DILATIONS = (1, 3, 5, 7, 9)
 _TERNARY_GROUP = 9  # values in one token of the published model: 3^9 = 19683
@@ -268,8 +267,8 @@ def read_sqcodec(
     network, sample_rate = _network(yaml)
     checkpoint: Any = read_torch(path)
     try:
-        tensors = dict(checkpoint["codec_model"])
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        tensors = named_tensors(checkpoint["codec_model"], path)
+    except (KeyError, TypeError, IndexError) as error:
         raise CheckpointError(f"{path} is no SQ-Codec checkpoint: wanted weights under codec_model") from error
     steps = LEVELS[levels]
     group = _TERNARY_GROUP if levels == 3 else 1
@@ -285,9 +284,8 @@ def read_sqcodec(
         streamable=network.causal,
         batching="mask",
     )
-    with torch.device("meta"):
-        encoder, decoder = _encoder(network), _decoder(network)
-    weights = Weights(fold_weight_norm(tensors), path)
+    encoder, decoder = layout(lambda: (_encoder(network), _decoder(network)), yaml)
+    weights = Weights(folded(tensors, path), path)
     state = weights.fill(encoder, _encoder_names(network), "encoder.")
     state |= weights.fill(decoder, _decoder_names(network), "decoder.")
     weights.finish()
@@ -315,7 +313,7 @@ def _network(yaml: Path) -> tuple[SQCodecConfig, int]:
             delay_kernel=number(facts["delay_kernel_size"], "delay_kernel_size", yaml),
             residual_kernel=number(facts["res_kernel_size"], "res_kernel_size", yaml),
             pool=number(facts.get("num_samples", 1), "num_samples", yaml),
-            causal=bool(facts["causal"]),
+            causal=flag(facts["causal"], "causal", yaml),
         )
         bands, sample_rate = facts.get("num_bands", 1), number(facts["sample_rate"], "sample_rate", yaml, high=1 << 20)
     except (KeyError, TypeError, AttributeError) as error:

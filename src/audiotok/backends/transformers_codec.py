@@ -9,12 +9,11 @@ from torch.nn import functional
 
 from ..checkpoint import file_sha256, read_json, read_safetensors, read_torch
 from ..errors import CheckpointError, InputError
-from ..nn.weight_norm import fold_weight_norm
 from ..spec import Spec
 from ..tokenizer import Mode, Tokenizer
 from .transformers_codec_config import codec_config, plain, refused
 from .transformers_codec_network import CODECS, XCodec
-from .weights import build, one_file
+from .weights import build, folded, one_file
 
 _PROBE_FRAMES = 4
 
@@ -156,21 +155,12 @@ def _read(source: Path, model_type: str, name: str, facts: Mapping[str, str]) ->
     except InputError as error:
         raise CheckpointError(f"{described}: {error}") from error
     _check_preprocessor(path.parent / "preprocessor_config.json", spec)
-    tensors = fold_weight_norm(_tensors(path))
+    tensors = folded(read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path), path)
     weights = {f"model.{key}": value for key, value in tensors.items() if codec.unused.isdisjoint(key.split("."))}
     config = plain(settings)
     tokenizer = build(lambda: TransformersCodec(spec, model_type=model_type, config=config), weights, path)
     tokenizer.provenance = {**facts, "converted_from": {"file": path.name, "sha256": file_sha256(path)}}
     return tokenizer
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    state = read_torch(path)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: wanted tensors by name, found something else")
-    return state
 
 
 def _check_preprocessor(path: Path, spec: Spec) -> None:

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, InputError
 from ..nn.activations import Snake
 from ..nn.conv import Conv, ConvTranspose
+from ..nn.weight_norm import fold_weight_norm
 
 Built = TypeVar("Built", bound=nn.Module)
+Layout = TypeVar("Layout")
+MAX_LAYERS = 64  # of a kind, one after another: no tensor bears witness to them before they have cost time
 
 
 class Weights:
@@ -81,30 +84,73 @@ class Weights:
         return module.arranged(weight)
 
 
+def named_tensors(state: object, path: Path) -> dict[str, Tensor]:
+    """A state dict as it was read, if it is one.
+
+    Raises:
+        CheckpointError: it is anything but dense tensors of real numbers by name.
+    """
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: wanted tensors by name, found a {type(state).__name__}")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path}: wanted tensors by name, found {str(name)[:80]!r} with a {type(value).__name__}"
+            )
+        odd = value.layout != torch.strided or value.device.type != "cpu"
+        if odd or value.is_complex() or value.is_quantized:
+            found = f"{value.dtype}, {value.layout}, on {value.device.type}"
+            raise CheckpointError(f"{path}: wanted dense tensors of real numbers, found {name[:80]} of {found}")
+    return dict(state)
+
+
+def folded(state: object, path: Path) -> dict[str, Tensor]:
+    """The same with every weight-norm pair replaced by its weight. Raises `CheckpointError` as `named_tensors`, or for
+    half of a pair."""
+    tensors = named_tensors(state, path)
+    try:
+        return fold_weight_norm(tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def layout(make: Callable[[], Layout], path: Path) -> Layout:
+    """Networks without memory: their tensors have shapes only. Raises `CheckpointError` if `make` cannot build them."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except (InputError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(f"{path} describes no network that can be built: {error}") from error
+
+
 def build(make: Callable[[], Built], weights: Mapping[str, Tensor], path: Path) -> Built:
     """A network with these weights, frozen. It is first laid out without memory, so that a file that lies about its
     sizes costs none.
 
     Raises:
-        CheckpointError: names or shapes are not the network's, or its values make no network.
+        CheckpointError: names or shapes are not the network's, its values make no network, or weights are NaN or
+            infinite, which a damaged file can hold and which would give tokens all the same.
     """
-    try:
-        with torch.device("meta"):
-            shapes = {name: value.shape for name, value in make().state_dict().items()}
-    except (InputError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise CheckpointError(f"{path} describes no network that can be built: {error}") from error
+    shapes = {name: value.shape for name, value in layout(make, path).state_dict().items()}
     missing, unknown = sorted(shapes.keys() - weights.keys()), sorted(weights.keys() - shapes.keys())
     if missing or unknown:
         raise CheckpointError(f"{path} does not fit its network: missing {missing[:5]}, unknown {unknown[:5]}")
+    named_tensors(dict(weights), path)
     for name, shape in shapes.items():
-        if weights[name].shape != shape or not weights[name].is_floating_point():
+        if weights[name].shape != shape or weights[name].dtype not in _DTYPES:
             raise CheckpointError(
                 f"{path}: {name} is {list(weights[name].shape)} {weights[name].dtype}, wanted {list(shape)} numbers"
             )
     network = make()
     network.load_state_dict(dict(weights))
+    for name, value in network.state_dict().items():  # as they are now: a float64 may have been too large
+        if value.numel() and not all(extreme.isfinite() for extreme in value.aminmax()):
+            raise CheckpointError(f"{path}: {name} holds NaN or infinite weights: download the file again")
     network.requires_grad_(False)
     return network
+
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def numbers(values: object, what: str, path: Path, *, low: int = 1, high: int = 1 << 16) -> list[int]:
@@ -122,6 +168,13 @@ def number(value: object, what: str, path: Path, *, low: int = 1, high: int = 1 
     """A whole number from a configuration, within bounds. Raises `CheckpointError` if it is anything else."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise CheckpointError(f"{path}: {what} must be a whole number from {low} to {high}, not {value!r}")
+    return value
+
+
+def flag(value: object, what: str, path: Path) -> bool:
+    """True or false from a configuration. Raises `CheckpointError` for anything else: "false" would be true."""
+    if not isinstance(value, bool):
+        raise CheckpointError(f"{path}: {what} must be true or false, not {str(value)[:80]!r}")
     return value
 
 
