@@ -30,7 +30,7 @@ _SPEECHTOKENIZER = [
         loader=LOAD_PUBLISHED,
         summary="SpeechTokenizer: its first codebook was taught by HuBERT, the other seven hold the rest",
         source="fnlp/SpeechTokenizer",
-        spec=Spec("speechtokenizer", 16000, 320, (1024,) * 8, nested=True),
+        spec=Spec("speechtokenizer", 16000, 320, (1024,) * 8, nested=True, batching="mask"),
         taxonomy=Taxonomy(_SPEECH, "CNN+RNN / CNN", "T", "RVQ", objective="GAN, Rec, Feat, VQ", auxiliary="SD"),
         paper="Zhang et al. 2023, SpeechTokenizer: Unified Speech Tokenizer for Speech Large Language Models, "
         "arXiv 2308.16692",

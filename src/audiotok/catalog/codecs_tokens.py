@@ -24,7 +24,7 @@ _WAVTOKENIZER = [
         loader=LOAD_PUBLISHED,
         summary=f"WavTokenizer, {24000 // _hop} tokens a second of one codebook of 4096; {_what}",
         source=f"novateur/{_repository}",
-        spec=Spec(f"wavtokenizer-{_name}", 24000, _hop, (4096,)),
+        spec=Spec(f"wavtokenizer-{_name}", 24000, _hop, (4096,), batching="mask"),
         taxonomy=Taxonomy(_domains, "CNN+Transformer", "T", "SVQ", objective=_ADVERSARIAL),
         paper="Ji et al. 2024, WavTokenizer: an Efficient Acoustic Discrete Codec Tokenizer for Audio Language "
         "Modeling, arXiv 2408.16532",
