@@ -12,7 +12,9 @@ from ..checkpoint import parse_yaml, read_json, read_safetensors, read_torch
 from ..errors import CheckpointError
 from ..nn.flow import PadMode
 from ..nn.seanet import SeanetConfig
-from .weights import MAX_LAYERS, flag, named_tensors, number, numbers, one_file
+from .weights import flag, named_tensors, number, numbers, one_file
+
+_MAX_LAYERS = 64  # of a kind, one after another: no tensor bears witness to them before they have cost time
 
 
 @dataclass(frozen=True)
@@ -195,9 +197,9 @@ def _seanet(path: Path, **facts: Any) -> SeanetConfig:
         elif isinstance(getattr(SeanetConfig(), field), bool):
             given[field] = flag(value, field, path)
         elif field == "lstm_layers":
-            given[field] = number(value, field, path, low=0, high=MAX_LAYERS)
+            given[field] = number(value, field, path, low=0, high=_MAX_LAYERS)
         elif field != "pad_mode":
-            given[field] = number(value, field, path, high=MAX_LAYERS if field == "residual_layers" else 1 << 14)
+            given[field] = number(value, field, path, high=_MAX_LAYERS if field == "residual_layers" else 1 << 14)
     return replace(SeanetConfig(), **given)
 
 
