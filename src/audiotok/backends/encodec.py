@@ -19,7 +19,7 @@ from .weights import Weights, build, folded, layout
 
 _TRAINING = ("inited", "cluster_size", "embed_avg")  # the state of a codebook's training
 _EPSILON = 1e-8  # added to the loudness that a segment is divided by
-_TOGETHER = 16  # segments in one call
+_TOGETHER = 16  # segments in one call, where that is not slower
 
 
 class EnCodec(ConvolutionalCodec):
@@ -82,6 +82,10 @@ class EnCodec(ConvolutionalCodec):
         assert self.segment is not None
         return max(1, int((1 - self.overlap) * self.segment))
 
+    @property
+    def _most_together(self) -> int:
+        return 1 if self.device.type == "cpu" else _TOGETHER
+
     def segment_lengths(self, num_samples: int) -> list[int]:
         """Samples of each segment of audio of so many."""
         assert self.segment is not None
@@ -116,10 +120,10 @@ class EnCodec(ConvolutionalCodec):
         rows, _, total = wav.shape
         lengths = self.segment_lengths(total) if self.segment else [total]
         step = self.segment_step if self.segment else 0
-        at = 0
+        at, most = 0, self._most_together
         while at < len(lengths):
             together = 1
-            while at + together < len(lengths) and lengths[at + together] == lengths[at] and together < _TOGETHER:
+            while at + together < len(lengths) and lengths[at + together] == lengths[at] and together < most:
                 together += 1
             batch = torch.cat([wav[:, :, i * step : i * step + lengths[i]] for i in range(at, at + together)])
             scale = batch.new_ones(len(batch))
@@ -155,10 +159,10 @@ class EnCodec(ConvolutionalCodec):
         weights = torch.zeros(max(ends), device=tokens.device)
         ramp = torch.linspace(0, 1, frames[0] * hop + 2, device=tokens.device)[1:-1]
         triangle = 0.5 - (ramp - 0.5).abs()
-        at = done = 0
+        at, done, most = 0, 0, self._most_together
         while at < len(frames):
             together = 1
-            while at + together < len(frames) and frames[at + together] == frames[at] and together < _TOGETHER:
+            while at + together < len(frames) and frames[at + together] == frames[at] and together < most:
                 together += 1
             count = frames[at]
             batch = tokens[:, done : done + together * count].reshape(-1, together, count).transpose(0, 1)

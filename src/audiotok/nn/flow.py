@@ -176,7 +176,9 @@ class Pieces(Flow):
     def whole(self, layer: object, x: Tensor) -> Tensor:
         parts: list[Tensor] = [*self.recall(layer, []), x]
         self.keep(layer, parts)
-        return torch.cat(parts, 1) if self.last else x[:, :0]
+        if not self.last:
+            return x[:, :0]
+        return x if len(parts) == 1 else torch.cat(parts, 1)
 
     def run(self, stage: Callable[[Tensor, Flow], Tensor], x: Tensor) -> Tensor:
         step = max(1, _CACHE_BYTES // (x.shape[0] * x.shape[2] * x.element_size()))

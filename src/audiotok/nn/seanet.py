@@ -89,7 +89,7 @@ class TimeGroupNorm(Layer):
         return nn.functional.layer_norm(x, x.shape[1:]).mul_(self.weight).add_(self.bias)
 
 
-def seanet_encoder(config: SeanetConfig) -> Stages:
+def seanet_encoder(config: SeanetConfig) -> Chain:
     """wav [B, T, channels] to latents [B, ceil(T / hop), dimension]."""
     make = _Maker(config)
     stages: list[nn.Module] = [make.conv(config.channels, config.filters, config.kernel)]
@@ -102,10 +102,10 @@ def seanet_encoder(config: SeanetConfig) -> Stages:
         stages.append(LSTM(width, config.lstm_layers, bidirectional=config.bidirectional))
         width *= 1 + config.bidirectional
     last = make.conv(width, config.dimension, config.last_kernel, activation=make.activation(width))
-    return Stages([*stages, last])
+    return _stages(config, [*stages, last])
 
 
-def seanet_decoder(config: SeanetConfig) -> Stages:
+def seanet_decoder(config: SeanetConfig) -> Chain:
     """Latents [B, F, dimension] to wav [B, F·hop, channels]."""
     make = _Maker(config)
     width = config.widest
@@ -125,7 +125,13 @@ def seanet_decoder(config: SeanetConfig) -> Stages:
         )
         width //= 2
         stages.append(Chain([up, *make.blocks(width)]))
-    return Stages([*stages, make.conv(width, config.channels, config.last_kernel, activation=make.activation(width))])
+    last = make.conv(width, config.channels, config.last_kernel, activation=make.activation(width))
+    return _stages(config, [*stages, last])
+
+
+def _stages(config: SeanetConfig, stages: list[nn.Module]) -> Chain:
+    """In pieces that stay in the cache, unless every layer must see the whole signal anyway."""
+    return Chain(stages) if config.group_norm else Stages(stages)
 
 
 class _Maker:
