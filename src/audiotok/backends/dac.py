@@ -262,7 +262,7 @@ def _read(
     for stage in range(count):
         theirs, ours = f"quantizer.quantizers.{stage}", f"quantizer.layers.{stage}"
         for side in ("in", "out"):
-            state[f"{ours}.project_{side}.weight"] = weights.take(f"{theirs}.{side}_proj.weight").flatten(1)
+            state[f"{ours}.project_{side}.weight"] = weights.take_matrix(f"{theirs}.{side}_proj.weight")
             state[f"{ours}.project_{side}.bias"] = weights.take(f"{theirs}.{side}_proj.bias")
         state[f"{ours}.books.0.entries"] = weights.take(f"{theirs}.codebook.weight")
     weights.finish()

@@ -12,7 +12,7 @@ from ..checkpoint import read_torch, read_yaml
 from ..errors import CheckpointError, InputError
 from .esc_config import ESCConfig
 from .esc_layers import Convolution
-from .weights import Weights
+from .weights import Weights, named_tensors
 
 #: Arguments of upstream's constructor, with its defaults: what config.yaml may leave out.
 _DEFAULTS: dict[str, Any] = {
@@ -127,9 +127,7 @@ def read_weights(path: Path) -> Weights:
     state = read_torch(path)
     if isinstance(state, dict) and "model_state_dict" in state:
         state = state["model_state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise CheckpointError(f"{path}: wanted named tensors under model_state_dict, found a {type(state).__name__}")
-    return Weights(state, path)
+    return Weights(named_tensors(state, path), path)
 
 
 def our_weights(network: nn.Module, config: ESCConfig, weights: Weights) -> dict[str, Tensor]:

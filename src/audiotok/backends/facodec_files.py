@@ -12,6 +12,7 @@ from ..checkpoint import read_torch
 from ..errors import CheckpointError, InputError
 from ..nn.weight_norm import fold_weight_norm
 from .facodec_config import FACodecConfig
+from .weights import refuse_nan
 
 _FILES = {
     1: ("ns3_facodec_encoder.bin", "ns3_facodec_decoder.bin"),
@@ -83,7 +84,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Weights by their published names, weight norm folded, heads of training left out.
 
     Raises:
-        CheckpointError: the file is broken, hostile, or holds anything but tensors of floats.
+        CheckpointError: the file is broken, hostile, or holds anything but tensors of finite floats.
     """
     state = read_torch(path)
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
@@ -95,7 +96,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         folded = fold_weight_norm({key: value for key, value in state.items() if not _PREDICTOR.fullmatch(key)})
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return {key: value.float() for key, value in folded.items()}
+    weights = {key: value.float() for key, value in folded.items()}
+    refuse_nan(weights, path)
+    return weights
 
 
 def _is_plain(value: object) -> bool:

@@ -136,7 +136,7 @@ def read_snac(source: Path, *, name: str = "") -> SNAC:
     for level in range(len(sizes.strides)):
         theirs, ours = f"quantizer.quantizers.{level}", f"quantizer.layers.{level}"
         for side in ("in", "out"):
-            state[f"{ours}.project_{side}.weight"] = weights.take(f"{theirs}.{side}_proj.weight").flatten(1)
+            state[f"{ours}.project_{side}.weight"] = weights.take_matrix(f"{theirs}.{side}_proj.weight")
             state[f"{ours}.project_{side}.bias"] = weights.take(f"{theirs}.{side}_proj.bias")
         state[f"{ours}.books.0.entries"] = weights.take(f"{theirs}.codebook.weight")
     weights.finish()

@@ -63,6 +63,7 @@ _FAULTS = (
     TypeError,
     LookupError,
     AttributeError,
+    NameError,
     ArithmeticError,
     AssertionError,
 )
@@ -163,7 +164,8 @@ def _check_bounds(values: Any, name: str = "") -> None:
         for value in values:
             _check_bounds(value, name)
     elif isinstance(values, int | float):
-        low, high = -_MAX_NUMBER if name.endswith("_token_id") else 0, _LIMITS.get(name, _MAX_NUMBER)
+        low = -_MAX_NUMBER if name.endswith("_token_id") else 1 if name == "block_dilations" else 0
+        high = _LIMITS.get(name, _MAX_NUMBER)
         if not low <= values <= high:  # nan is refused too
             raise InputError(f"{name} must be from {low} to {high}, not {values}")
 

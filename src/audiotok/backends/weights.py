@@ -1,5 +1,6 @@
 """Weights of other projects, put into networks of ours, or refused."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +15,6 @@ from ..nn.weight_norm import fold_weight_norm
 
 Built = TypeVar("Built", bound=nn.Module)
 Layout = TypeVar("Layout")
-MAX_LAYERS = 64  # of a kind, one after another: no tensor bears witness to them before they have cost time
 
 
 class Weights:
@@ -38,6 +38,16 @@ class Weights:
             near = ", ".join(sorted(self._left)[:5])
             raise CheckpointError(f"{self.path} has no weights {name!r}; it has {near}, ...: is it of another kind?")
         return self._left.pop(name)
+
+    def take_matrix(self, name: str) -> Tensor:
+        """A weight [out, in], or that of a convolution of kernel 1, [out, in, 1]. Raises `CheckpointError` as `take`, or
+        if it is neither."""
+        found = self.take(name)
+        if found.dim() == 3 and found.shape[2] == 1:
+            found = found[..., 0]
+        if found.dim() != 2:
+            raise CheckpointError(f"{self.path}: {name} is {list(found.shape)}, wanted [out, in]")
+        return found
 
     def ignore(self, *prefixes: str) -> None:
         """Leaves out what belongs to training or to parts that are not used here."""
@@ -117,7 +127,8 @@ def folded(state: object, path: Path) -> dict[str, Tensor]:
 def layout(make: Callable[[], Layout], path: Path) -> Layout:
     """Networks without memory: their tensors have shapes only. Raises `CheckpointError` if `make` cannot build them."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes of 0, which are refused
             return make()
     except (InputError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise CheckpointError(f"{path} describes no network that can be built: {error}") from error
@@ -137,17 +148,22 @@ def build(make: Callable[[], Built], weights: Mapping[str, Tensor], path: Path) 
         raise CheckpointError(f"{path} does not fit its network: missing {missing[:5]}, unknown {unknown[:5]}")
     named_tensors(dict(weights), path)
     for name, shape in shapes.items():
-        if weights[name].shape != shape or weights[name].dtype not in _DTYPES:
+        if weights[name].shape != shape or 0 in shape or weights[name].dtype not in _DTYPES:
             raise CheckpointError(
                 f"{path}: {name} is {list(weights[name].shape)} {weights[name].dtype}, wanted {list(shape)} numbers"
             )
     network = make()
     network.load_state_dict(dict(weights))
-    for name, value in network.state_dict().items():  # as they are now: a float64 may have been too large
-        if value.numel() and not all(extreme.isfinite() for extreme in value.aminmax()):
-            raise CheckpointError(f"{path}: {name} holds NaN or infinite weights: download the file again")
+    refuse_nan(network.state_dict(), path)  # as they are now: a float64 may have been too large
     network.requires_grad_(False)
     return network
+
+
+def refuse_nan(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raises `CheckpointError` if a weight is NaN or infinite."""
+    for name, value in weights.items():
+        if value.numel() and not all(extreme.isfinite() for extreme in value.aminmax()):
+            raise CheckpointError(f"{path}: {name} holds NaN or infinite weights: download the file again")
 
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
