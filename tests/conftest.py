@@ -44,6 +44,8 @@ def parity_table() -> ParityTable:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Writes docs/parity.md after a whole, green run: not after `pytest some/file` or `-k something`."""
     whole = [str(path) for path in session.config.args] == session.config.getini("testpaths")
-    chosen = session.config.option.keyword or getattr(session.config.option, "lf", False) or session.config.option.deselect
+    chosen = (
+        session.config.option.keyword or getattr(session.config.option, "lf", False) or session.config.option.deselect
+    )
     if exitstatus == 0 and whole and not chosen and session.config.option.markexpr == "not slow" and _TABLE.fixtures:
         _TABLE.write()

@@ -317,7 +317,10 @@ def with_(part, name, value):
             with_("encoder", "conv_pre.bias", torch.ones(8, dtype=torch.int32)),
             r"conv_pre.bias is \[8\] torch.int32, wanted",
         ),
-        (with_("encoder", "conv_pre.bias", torch.ones(1).expand(10**12)), "as large as they say, found a tensor .1000000000000"),
+        (
+            with_("encoder", "conv_pre.bias", torch.ones(1).expand(10**12)),
+            "as large as they say, found a tensor .1000000000000",
+        ),
         (with_("encoder", "conv_pre.bias", torch.ones(9)), r"conv_pre.bias is \[9\] torch.float32, wanted \[8\]"),
         (with_("encoder", "extra.weight", torch.ones(9)), "unknown .*encoder.extra.weight"),
         (without("encoder", "conv_post.bias"), "missing .*encoder.conv_post.bias"),

@@ -14,7 +14,9 @@ from ..nn.flow import PadMode
 from ..nn.seanet import SeanetConfig
 from .weights import flag, named_tensors, number, numbers, one_file
 
-_MAX_LAYERS = 64  # of a kind, one after another: no tensor bears witness to them before they have cost time
+#: Of numbers that cost time and memory before any tensor bears witness to them.
+_LIMITS = {"residual_layers": 8, "dilation_base": 8, "lstm_layers": 16}
+_MAX_OVERLAP = 0.9
 
 
 @dataclass(frozen=True)
@@ -196,10 +198,9 @@ def _seanet(path: Path, **facts: Any) -> SeanetConfig:
             given[field] = tuple(numbers(value, field, path, high=1 << 10))
         elif isinstance(getattr(SeanetConfig(), field), bool):
             given[field] = flag(value, field, path)
-        elif field == "lstm_layers":
-            given[field] = number(value, field, path, low=0, high=_MAX_LAYERS)
         elif field != "pad_mode":
-            given[field] = number(value, field, path, high=_MAX_LAYERS if field == "residual_layers" else 1 << 14)
+            low = 0 if field == "lstm_layers" else 1
+            given[field] = number(value, field, path, low=low, high=_LIMITS.get(field, 1 << 14))
     return replace(SeanetConfig(), **given)
 
 
@@ -210,7 +211,7 @@ def _segments(seconds: object, overlap: object, sample_rate: int, path: Path) ->
     overlap = 0.01 if overlap is None else overlap
     if not isinstance(seconds, int | float) or not isinstance(overlap, int | float):
         raise CheckpointError(f"{path}: segments must be numbers, not {seconds!r} and {overlap!r}")
-    if bool in (type(seconds), type(overlap)) or not 0 < seconds <= 3600 or not 0 <= overlap < 1:
+    if bool in (type(seconds), type(overlap)) or not 0 < seconds <= 3600 or not 0 <= overlap <= _MAX_OVERLAP:
         raise CheckpointError(f"{path}: no such segments: {seconds} s that overlap by {overlap}")
     return max(1, int(seconds * sample_rate)), float(overlap)
 

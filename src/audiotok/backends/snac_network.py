@@ -18,6 +18,7 @@ from ..nn.flow import Flow, Pieces, Ragged, Window
 _DILATIONS = (1, 3, 9)
 _HEAD_WIDTH = 64
 _MAX_WIDTH, _MAX_RATE, _MAX_ITEMS = 2**16, 2**10, 16
+_MAX_UNIT = 2**12  # frames that the shortest audio is filled up to
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class NetworkSizes:
                 _check(f"every number in {name}", value, _MAX_RATE)
             object.__setattr__(self, name, tuple(values))
         if self.window is not None:
-            _check("window", self.window, _MAX_WIDTH)
+            _check("window", self.window, _MAX_RATE)
         for name in ("noise", "depthwise"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} must be true or false, not {getattr(self, name)!r}")
@@ -68,6 +69,8 @@ class NetworkSizes:
             raise InputError(f"the encoder's rates {self.rates} and the decoder's {self.decoder_rates} differ")
         if any(self.strides[0] % stride for stride in self.strides):
             raise InputError(f"the first of the strides {self.strides} must be a multiple of each")
+        if math.lcm(self.strides[0], self.window or 1) > _MAX_UNIT:
+            raise InputError(f"strides {self.strides} and windows of {self.window} have no short common multiple")
         if self.window is not None and (self.latent % _HEAD_WIDTH or self.decoder_width % _HEAD_WIDTH):
             raise InputError(
                 f"attention needs multiples of {_HEAD_WIDTH} channels, not {self.latent} and {self.decoder_width}"

@@ -52,7 +52,7 @@ _LIMITS = {
     "max_source_positions": 1 << 14,
     "quantization_levels": 1 << 10,
 }
-_MAX_LEVELS = 1 << 20  # entries of a codebook of levels
+_MAX_LEVELS = 1 << 18  # entries of a codebook of levels
 _MAX_RATIO = 1000  # of two rates, in lowest terms: resampling has as many filters
 
 #: Everything that the library was seen to raise on values that make no network: it checks few of them.

@@ -40,8 +40,7 @@ class Weights:
         return self._left.pop(name)
 
     def take_matrix(self, name: str) -> Tensor:
-        """A weight [out, in], or that of a convolution of kernel 1, [out, in, 1]. Raises `CheckpointError` as `take`, or
-        if it is neither."""
+        """A weight [out, in], or [out, in, 1] of a 1x1 convolution. Raises `CheckpointError` if it is neither."""
         found = self.take(name)
         if found.dim() == 3 and found.shape[2] == 1:
             found = found[..., 0]

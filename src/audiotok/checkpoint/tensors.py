@@ -227,7 +227,7 @@ def read_torch(path: Source) -> object:
                 warnings.simplefilter("ignore")
                 found = torch.load(handle, map_location="cpu", weights_only=True)
         except _TORCH_FAULTS as error:
-            blocked = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
+            blocked = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
             if blocked:
                 found = f"a request for {blocked[1]}, which was not followed"
                 advice = "only tensors and plain data are read: ask for a safetensors file"

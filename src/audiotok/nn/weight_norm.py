@@ -76,8 +76,8 @@ def _fold(name: str, length: Tensor, direction: Tensor) -> Tensor:
     fits = fits and (len(kept) == 1 or (not kept and 1 in direction.shape))
     if not fits or not (length.is_floating_point() and direction.is_floating_point()):
         raise CheckpointError(
-            f"the weight-norm pair of {name} does not fit: a length of {list(length.shape)} {length.dtype}, a direction "
-            f"of {list(direction.shape)} {direction.dtype}"
+            f"the weight-norm pair of {name} does not fit: length {list(length.shape)} {length.dtype}, direction "
+            f"{list(direction.shape)} {direction.dtype}"
         )
     exact = direction.double()
     over = [axis for axis in range(direction.dim()) if axis not in kept]
