@@ -98,10 +98,10 @@ def test_codes_and_audio_are_upstreams_at_any_length(case, parity_table):
         usable = min(recon.shape[2], tok.spec.output_samples(length))
         found = tok.decode(codes)
         parity_table.fixture(
-            name, codes.tokens, wanted, wav=found[..., :usable], wanted_wav=recon[..., :usable], tolerance=1e-5
+            name, codes.tokens, wanted, wav=found[..., :usable], wanted_wav=recon[..., :usable], tolerance=1e-4
         )
         assert not found[..., usable:].any()
-        torch.testing.assert_close(tok.decode(wanted), same_length(recon, tok.decode(wanted)), atol=1e-5, rtol=0)
+        torch.testing.assert_close(tok.decode(wanted), same_length(recon, tok.decode(wanted)), atol=1e-4, rtol=0)
 
 
 def test_every_bandwidth_equals_the_library_itself(speech):
