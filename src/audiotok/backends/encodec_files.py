@@ -16,7 +16,7 @@ from .weights import flag, named_tensors, number, numbers, one_file
 
 #: Of numbers that cost time and memory before any tensor bears witness to them.
 _LIMITS = {"residual_layers": 8, "dilation_base": 8, "lstm_layers": 16}
-_MAX_OVERLAP = 0.9
+_MIN_SEGMENT, _MAX_SEGMENT, _MAX_OVERLAP = 0.01, 3600, 0.9  # seconds, seconds, share
 
 
 @dataclass(frozen=True)
@@ -209,9 +209,10 @@ def _segments(seconds: object, overlap: object, sample_rate: int, path: Path) ->
     if seconds is None:
         return None, 0.01
     overlap = 0.01 if overlap is None else overlap
-    if not isinstance(seconds, int | float) or not isinstance(overlap, int | float):
+    kinds = {type(seconds), type(overlap)}
+    if not isinstance(seconds, int | float) or not isinstance(overlap, int | float) or bool in kinds:
         raise CheckpointError(f"{path}: segments must be numbers, not {seconds!r} and {overlap!r}")
-    if bool in (type(seconds), type(overlap)) or not 0 < seconds <= 3600 or not 0 <= overlap <= _MAX_OVERLAP:
+    if not _MIN_SEGMENT <= seconds <= _MAX_SEGMENT or not 0 <= overlap <= _MAX_OVERLAP:
         raise CheckpointError(f"{path}: no such segments: {seconds} s that overlap by {overlap}")
     return max(1, int(seconds * sample_rate)), float(overlap)
 
