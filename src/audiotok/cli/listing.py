@@ -6,6 +6,7 @@ from ..catalog import Entry
 from ..errors import PluginError
 from ..hub import DEFAULT
 from ..registry import describe, list_tokenizers
+from ..spec import Spec
 from .exits import Exit
 from .options import Commands, codebooks, command
 from .output import emit, say, table
@@ -43,7 +44,12 @@ def add_to(commands: Commands) -> None:
     group = parser.add_argument_group("only those")
     group.add_argument("--domain", choices=_DOMAINS, help="made for this kind of audio")
     group.add_argument("--min-kbps", type=float, metavar="X", help="of at least X kbit/s with all codebooks")
-    group.add_argument("--max-kbps", type=float, metavar="X", help="of at most X kbit/s with all codebooks")
+    group.add_argument(
+        "--max-kbps",
+        type=float,
+        metavar="X",
+        help="to be had at X kbit/s, with fewer codebooks",
+    )
     group.add_argument("--decodable", action="store_true", help="that decode back to audio")
     group.add_argument("--streamable", action="store_true", help="that work on a stream")
     group.add_argument("--commercial", action="store_true", help="whose licences allow commercial use")
@@ -86,7 +92,7 @@ def _is_wanted(entry: Entry, args: argparse.Namespace) -> bool:
         (args.all or entry.status == "loadable")
         and (args.domain is None or args.domain in entry.taxonomy.domains)
         and (args.min_kbps is None or entry.spec.bitrate_bps >= args.min_kbps * 1000)
-        and (args.max_kbps is None or entry.spec.bitrate_bps <= args.max_kbps * 1000)
+        and (args.max_kbps is None or _lowest_bps(entry.spec) <= args.max_kbps * 1000)
         and (entry.spec.decodable or not args.decodable)
         and (entry.spec.streamable or not args.streamable)
         and (entry.commercial is True or not args.commercial)
@@ -110,3 +116,8 @@ def _columns(entry: Entry) -> dict[str, str]:
         "licence": entry.licence_weights,
         "extra": entry.extra or "-",
     }
+
+
+def _lowest_bps(spec: Spec) -> float:
+    """Bits per second with as few codebooks as decode alone."""
+    return (spec.truncate(spec.codebooks_for(1e-9)) if spec.nested else spec).bitrate_bps
