@@ -256,6 +256,7 @@ TORCH_FILE: dict[str, Change] = {
     "stride 0": lambda value: torch.zeros(1).expand(value.shape),
     "no memory": lambda value: torch.empty_like(value, device="meta"),
     "terabytes without memory": lambda value: torch.empty(10**12, device="meta"),
+    "numbers of 8 bits": lambda value: value.to(torch.float8_e4m3fn),
     "a number": lambda value: 3,
     "None": lambda value: None,
     "a dict": lambda value: {"weight": value},

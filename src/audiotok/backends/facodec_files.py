@@ -12,7 +12,7 @@ from ..checkpoint import read_torch
 from ..errors import CheckpointError, InputError
 from ..nn.weight_norm import fold_weight_norm
 from .facodec_config import FACodecConfig
-from .weights import refuse_nan
+from .weights import FLOATS, refuse_nan
 
 _FILES = {
     1: ("ns3_facodec_encoder.bin", "ns3_facodec_decoder.bin"),
@@ -106,7 +106,7 @@ def _is_plain(value: object) -> bool:
         isinstance(value, Tensor)
         and value.layout is torch.strided
         and value.device.type == "cpu"
-        and value.is_floating_point()
+        and value.dtype in FLOATS
     )
 
 

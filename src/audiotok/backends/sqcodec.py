@@ -312,7 +312,7 @@ def _network(yaml: Path) -> tuple[SQCodecConfig, int]:
             kernel=number(facts["default_kernel_size"], "default_kernel_size", yaml),
             delay_kernel=number(facts["delay_kernel_size"], "delay_kernel_size", yaml),
             residual_kernel=number(facts["res_kernel_size"], "res_kernel_size", yaml),
-            pool=number(facts.get("num_samples", 1), "num_samples", yaml),
+            pool=number(facts.get("num_samples", 1), "num_samples", yaml, high=64),
             causal=flag(facts["causal"], "causal", yaml),
         )
         bands, sample_rate = facts.get("num_bands", 1), number(facts["sample_rate"], "sample_rate", yaml, high=1 << 20)

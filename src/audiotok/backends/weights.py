@@ -106,8 +106,8 @@ def named_tensors(state: object, path: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{path}: wanted tensors by name, found {str(name)[:80]!r} with a {type(value).__name__}"
             )
-        odd = value.layout != torch.strided or value.device.type != "cpu"
-        if odd or value.is_complex() or value.is_quantized:
+        odd = value.layout != torch.strided or value.device.type != "cpu" or value.is_complex() or value.is_quantized
+        if odd or (value.is_floating_point() and value.dtype not in FLOATS):
             found = f"{value.dtype}, {value.layout}, on {value.device.type}"
             raise CheckpointError(f"{path}: wanted dense tensors of real numbers, found {name[:80]} of {found}")
     return dict(state)
@@ -147,7 +147,7 @@ def build(make: Callable[[], Built], weights: Mapping[str, Tensor], path: Path) 
         raise CheckpointError(f"{path} does not fit its network: missing {missing[:5]}, unknown {unknown[:5]}")
     named_tensors(dict(weights), path)
     for name, shape in shapes.items():
-        if weights[name].shape != shape or 0 in shape or weights[name].dtype not in _DTYPES:
+        if weights[name].shape != shape or 0 in shape or weights[name].dtype not in FLOATS:
             raise CheckpointError(
                 f"{path}: {name} is {list(weights[name].shape)} {weights[name].dtype}, wanted {list(shape)} numbers"
             )
@@ -165,7 +165,7 @@ def refuse_nan(weights: Mapping[str, Tensor], path: Path) -> None:
             raise CheckpointError(f"{path}: {name} holds NaN or infinite weights: download the file again")
 
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def numbers(values: object, what: str, path: Path, *, low: int = 1, high: int = 1 << 16) -> list[int]:
