@@ -10,7 +10,7 @@ LAYERS = {
     "errors": 0,
     **dict.fromkeys(("files", "pieces", "spec"), 1),
     **dict.fromkeys(("audio", "card", "catalog", "checkpoint", "nn", "quantize"), 2),
-    **dict.fromkeys(("codes", "registry"), 3),
+    **dict.fromkeys(("codes", "registry", "sources"), 3),
     **dict.fromkeys(("inputs", "streams"), 4),
     "tokenizer": 5,
     **dict.fromkeys(("codec", "hub", "ssl"), 6),

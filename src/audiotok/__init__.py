@@ -12,6 +12,7 @@ from . import audio, errors
 from .catalog import Entry
 from .codes import Codes
 from .convert import convert
+from .dataset import TokenizeReport, tokenize_dataset
 from .fit import FitReport, fit_kmeans, fit_several
 from .hub import DEFAULT, load
 from .registry import describe, list_tokenizers, register, register_family
@@ -26,6 +27,7 @@ __all__ = [
     "Entry",
     "FitReport",
     "Spec",
+    "TokenizeReport",
     "Tokenizer",
     "audio",
     "convert",
@@ -37,4 +39,5 @@ __all__ = [
     "load",
     "register",
     "register_family",
+    "tokenize_dataset",
 ]

@@ -1,8 +1,11 @@
 """Audio in and out: read, write, resample, pad. soundfile reads, soxr resamples, nothing else does."""
 
+import contextlib
 import io
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,46 +34,126 @@ EXTENSIONS = (
     ".w64",
     ".rf64",
 )
+_ROUNDING_SECONDS = 0.01  # by which a segment may seem to end behind its file
+_MARGIN_SAMPLES = 512  # around a segment, at the lower of the two rates: further than soxr's filter reaches
 _BLOCK_SECONDS = 30  # read and resampled at a time, so that only the result is ever whole in memory
 
 
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of an audio file says: samples [C, T] at a rate in Hz."""
+
+    num_samples: int
+    sample_rate: int
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        """Length."""
+        return self.num_samples / self.sample_rate
+
+
+def info(source: str | os.PathLike[str] | BinaryIO) -> AudioInfo:
+    """Reads the header of an audio file, and nothing else.
+
+    Raises:
+        AudioFileError: missing, or not audio.
+    """
+    with _opened(source) as (file, _):
+        return AudioInfo(file.frames, file.samplerate, file.channels)
+
+
 def load(
-    source: str | os.PathLike[str] | BinaryIO, *, sample_rate: int | None = None, channels: int | None = None
+    source: str | os.PathLike[str] | BinaryIO,
+    *,
+    sample_rate: int | None = None,
+    channels: int | None = None,
+    start: float = 0.0,
+    end: float | None = None,
 ) -> tuple[Tensor, int]:
-    """Reads an audio file, mixes it to the channels wanted and resamples it.
+    """Reads an audio file or a segment of it, mixes it to the channels wanted and resamples it.
+
+    A segment is cut where it lies in the whole file at the rate of the result: samples round(start · rate) to
+    round(end · rate), so that segments which follow one another neither share nor lose a sample. It is resampled with
+    the audio around it, as if the whole file had been.
 
     Args:
         source: path, or a seekable binary file object.
         sample_rate: rate of the result in Hz; None keeps the file's own.
         channels: None keeps the file's own; 1 averages all channels; another number must be the file's own,
             except that a mono file is copied to every channel.
+        start: of the segment, in seconds.
+        end: of the segment, in seconds; None is the end of the file. It may lie 10 ms behind that, since manifests
+            round.
 
     Returns:
         wav [C, T] float32 in -1..1, and its sample rate.
 
     Raises:
         AudioFileError: missing, not audio, truncated, or with no samples in it.
-        InputError: its channels cannot be mixed to `channels`.
+        InputError: its channels cannot be mixed to `channels`, or the segment does not lie in it.
     """
-    name = getattr(source, "name", "audio data") if hasattr(source, "read") else os.fspath(source)
+    with _opened(source) as (file, name):
+        target = sample_rate or file.samplerate
+        segment = _Segment.of(file, target, start, end, name)
+        if segment.seek:
+            file.seek(segment.seek)
+        pieces = list(_resampled(_mixed(file, channels, name, segment.count), file.samplerate, target))
+        missing = segment.seek + segment.count - file.tell() if file.seekable() else 0
+        rate = file.samplerate
+    if missing > 0:
+        raise AudioFileError(f"{name} is truncated: {missing / rate:.2f} s that its header promises are missing")
+    wav = torch.from_numpy(np.ascontiguousarray(np.concatenate(pieces).T)) if pieces else torch.empty(1, 0)
+    if wav.shape[1] == 0:
+        raise AudioFileError(f"{name} holds no samples")
+    if (segment.first, segment.last) != (0, None):
+        wav = wav[:, segment.first : segment.last].clone()
+    return wav, target
+
+
+@contextlib.contextmanager
+def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[soundfile.SoundFile, str]]:
+    """A file that is open for reading, and its name for messages."""
+    name = str(getattr(source, "name", "audio data") if hasattr(source, "read") else os.fspath(source))
     try:
         with soundfile.SoundFile(_libsndfile_name(source)) as file:
-            target = sample_rate or file.samplerate
-            pieces = list(_resampled(_mixed(file, channels, name), file.samplerate, target))
-            missing = file.frames - file.tell() if file.seekable() else 0
-            rate = file.samplerate
+            yield file, name
     except TypeError as error:  # what soundfile makes of a .raw file
         raise AudioFileError(f"cannot read {name}: raw samples have no header that says what they are") from error
     except soundfile.LibsndfileError as error:
         missing_file = not hasattr(source, "read") and not Path(name).exists()
         reason = "no such file" if missing_file else error.error_string
         raise AudioFileError(f"cannot read {name}: {reason}") from error
-    if missing > 0:
-        raise AudioFileError(f"{name} is truncated: {missing / rate:.2f} s that its header promises are missing")
-    wav = torch.from_numpy(np.ascontiguousarray(np.concatenate(pieces).T)) if pieces else torch.empty(1, 0)
-    if wav.shape[1] == 0:
-        raise AudioFileError(f"{name} holds no samples")
-    return wav, target
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """Which samples of a file to read, and which of them to keep once they are resampled."""
+
+    seek: int
+    count: int
+    first: int = 0
+    last: int | None = None
+
+    @classmethod
+    def of(
+        cls, file: soundfile.SoundFile, target: int, start: float, end: float | None, name: str
+    ) -> "_Segment":
+        if start == 0 and end is None:
+            return cls(0, file.frames)
+        rate, length = file.samplerate, file.frames / file.samplerate
+        if not 0 <= start < (length if end is None else min(end, length)) or (end or 0) > length + _ROUNDING_SECONDS:
+            until = "its end" if end is None else f"{end:g} s"
+            raise InputError(f"{name} has {length:.3f} s: there is no segment from {start:g} s to {until}")
+        first = round(start * target)
+        last = None if end is None or end >= length else round(end * target)
+        # Both signals meet on a grid of `step` samples in; from a point of it a part resamples as the whole does.
+        step = rate // math.gcd(rate, target)
+        margin = 0 if rate == target else round(_MARGIN_SAMPLES * max(1, rate / target))
+        seek = max(0, first * rate // target - margin) // step * step
+        stop = file.frames if last is None else min(file.frames, -(-last * rate // target) + margin)
+        offset = seek // step * (target // math.gcd(rate, target))
+        return cls(seek, stop - seek, first - offset, None if last is None else last - offset)
 
 
 def _libsndfile_name(source: str | os.PathLike[str] | BinaryIO) -> str | bytes | BinaryIO:
@@ -80,10 +163,12 @@ def _libsndfile_name(source: str | os.PathLike[str] | BinaryIO) -> str | bytes |
     return os.fsencode(source) if os.name == "posix" else os.fspath(source)
 
 
-def _mixed(file: soundfile.SoundFile, channels: int | None, name: object) -> Iterator[npt.NDArray[np.float32]]:
+def _mixed(
+    file: soundfile.SoundFile, channels: int | None, name: object, count: int
+) -> Iterator[npt.NDArray[np.float32]]:
     if channels not in (None, 1, file.channels) and file.channels != 1:
         raise InputError(f"{name} has {file.channels} channels, which cannot be mixed to {channels}")
-    for block in file.blocks(_BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True):
+    for block in file.blocks(_BLOCK_SECONDS * file.samplerate, frames=count, dtype="float32", always_2d=True):
         if channels == 1 and file.channels > 1:
             yield block.mean(axis=1, keepdims=True)
         elif channels is not None and channels != file.channels:

@@ -40,8 +40,11 @@ def command(
     return parser
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, model: bool = True, default: str | None = DEFAULT) -> None:
-    """--model (unless it is an argument of its own), --num-codebooks or --bandwidth, --device and --dtype."""
+def add_model_options(
+    parser: argparse.ArgumentParser, *, model: bool = True, default: str | None = DEFAULT, devices: bool = False
+) -> None:
+    """--model (unless it is an argument of its own), --num-codebooks or --bandwidth, --device (a list with `devices`)
+    and --dtype."""
     group = parser.add_argument_group("tokenizer")
     if model:
         group.add_argument(
@@ -56,15 +59,25 @@ def add_model_options(parser: argparse.ArgumentParser, *, model: bool = True, de
     fewer.add_argument(
         "--bandwidth", type=kbps, metavar="KBPS", help="only the first codebooks, as many as KBPS kbit/s hold"
     )
-    group.add_argument("--device", default="cpu", help='"cpu", "cuda", "cuda:1", "mps"; default cpu')
+    if devices:
+        several = "a process each when there are several"
+        group.add_argument(
+            "--device",
+            nargs="+",
+            default=["cpu"],
+            metavar="DEV",
+            help=f"cpu, cuda, cuda:0 cuda:1: {several}; default cpu",
+        )
+    else:
+        group.add_argument("--device", default="cpu", help='"cpu", "cuda", "cuda:1", "mps"; default cpu')
     group.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or float64")
 
 
-def load_tokenizer(args: argparse.Namespace, mode: Mode = "both") -> Tokenizer:
-    """The tokenizer that `add_model_options` asked for, or the half of it that is needed."""
+def load_tokenizer(args: argparse.Namespace, mode: Mode = "both", *, device: str | None = None) -> Tokenizer:
+    """The tokenizer that `add_model_options` asked for, or the half of it that is needed, there or on `device`."""
     return load(
         args.model,
-        device=args.device,
+        device=device or args.device,
         dtype=args.dtype,
         num_codebooks=args.num_codebooks,
         bandwidth=args.bandwidth,
@@ -98,6 +111,13 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"wanted a whole number of at least 1, not {text!r}")
     return value
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 0."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"wanted a whole number of at least 0, not {text!r}")
+    return int(text)
 
 
 def seconds(text: str) -> float:

@@ -1,0 +1,443 @@
+"""The ledger: what is to be tokenized, what is done, what failed, in one SQLite file that survives being killed.
+
+Items are written down once, before anything is tokenized, so that nothing depends on how many there are but the size of
+this file. Tokens of finished items lie in the ledger, too, until there are enough for a shard; so a run that dies loses
+the items of the last second or two, however large the shards. A shard is renamed into place first and entered
+then: one that is found without an entry was finished by a run that died in between, and is entered as it is.
+"""
+
+import json
+import math
+import sqlite3
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..codes import Codes
+from ..errors import CheckpointError, InputError
+from ..sources import Failure, Item
+from ..spec import Spec
+from .shards import (
+    OWN_COLUMNS,
+    PATTERN,
+    Row,
+    as_column,
+    column_type,
+    pyarrow,
+    read_shard_facts,
+    shard_name,
+    token_dtype,
+    write_shard,
+)
+
+FILE = "progress.sqlite"
+_TODO, _JOURNAL, _SHARD, _FAILED = range(4)
+_TOGETHER = 1000  # rows of one call
+_UNKNOWN_SECONDS = 30.0  # what an item whose length nobody knows counts for in a batch
+
+_TABLES = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE items (
+    number INTEGER PRIMARY KEY, id TEXT UNIQUE, state INTEGER, seconds REAL, block INTEGER, item TEXT
+);
+CREATE TABLE journal (number INTEGER PRIMARY KEY, frames INTEGER, samples INTEGER, tokens BLOB, extras TEXT);
+CREATE TABLE shards (number INTEGER PRIMARY KEY, rows INTEGER, frames INTEGER, seconds REAL);
+CREATE TABLE failures (number INTEGER PRIMARY KEY, kind TEXT, reason TEXT);
+"""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Items by what became of them, and the seconds of audio of those still to do and of those done."""
+
+    todo: int
+    done: int
+    failed: int
+    seconds_todo: float
+    seconds_done: float
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What is in the shards."""
+
+    shards: int
+    rows: int
+    frames: int
+    seconds: float
+
+
+class Ledger:
+    """The ledger of an output folder. One process at a time has it.
+
+    Args:
+        folder: exists; the ledger is made in it where there is none.
+        spec: of the tokenizer, with the codebooks in use.
+        fingerprint: of the tokenizer.
+
+    Raises:
+        InputError: another process has it. CheckpointError: the file is no ledger. OSError: it cannot be written.
+    """
+
+    def __init__(self, folder: Path, spec: Spec, fingerprint: str) -> None:
+        self.folder, self.spec, self.fingerprint = folder, spec, fingerprint
+        self.columns: dict[str, str] = {}
+        path = folder / FILE
+        self._base = sqlite3.connect(path, timeout=0, isolation_level=None)
+        try:
+            self._base.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._base.execute("BEGIN EXCLUSIVE")
+            made = self._base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if not made:
+                for statement in _TABLES.split(";"):
+                    self._base.execute(statement)
+            self._base.execute("COMMIT")
+            self.journal_bytes = self._one("SELECT coalesce(sum(length(tokens)), 0) FROM journal")
+        except sqlite3.OperationalError as error:
+            self._base.close()
+            if "locked" in str(error):
+                raise InputError(f"another run is writing to {folder}: wait for it, or stop it") from error
+            raise _as_os_error(error, path) from error
+        except sqlite3.DatabaseError as error:
+            self._base.close()
+            raise CheckpointError(f"{path} is no ledger of audiotok, or is broken: {error}") from error
+
+    def close(self) -> None:
+        """Gives up what was not committed."""
+        self._base.close()
+
+    # ---- the plan ------------------------------------------------------------------------------
+
+    def fact(self, name: str) -> Any:
+        """A JSON value by name; None where there is none."""
+        found = self._base.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def plan(self, items: Iterable[Item], facts: Mapping[str, Any], columns: Iterable[str] | None) -> None:
+        """Writes down every item, the facts, and the types of the columns to carry: all or nothing.
+
+        Args:
+            items: in their order.
+            facts: JSON values by name.
+            columns: names of those to carry along; None carries all.
+
+        Raises:
+            InputError: an id occurs twice, a column cannot be carried, or there is nothing to do.
+        """
+        wanted = None if columns is None else set(columns)
+        types: dict[str, str | None] = dict.fromkeys(columns or ())
+        doubled: list[str] = []
+        left = enumerate(items)
+        with self._writing():
+            self._base.execute("DELETE FROM items")
+            while some := list(islice(left, _TOGETHER)):
+                for _, item in some:
+                    for name, value in item.columns.items():
+                        if wanted is None or name in wanted:
+                            types[name] = column_type(types.get(name), value)
+                rows = [(n, item.id, _TODO, item.seconds, item.block, _to_json(item, wanted)) for n, item in some]
+                before = self._base.total_changes
+                self._base.executemany("INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?, ?)", rows)
+                if self._base.total_changes - before < len(some) and len(doubled) < 3:
+                    doubled += self._doubled(rows)
+            if doubled:
+                raise InputError(
+                    f"an id must occur once, but {', '.join(map(repr, doubled[:3]))} occurs again: give ids of their "
+                    "own to segments of one recording, and list each recording once"
+                )
+            if not self._one("SELECT count(*) FROM items"):
+                raise InputError("there is nothing to tokenize in the source")
+            taken = sorted(name for name in types if name in OWN_COLUMNS or name.startswith("extra_"))
+            if taken:
+                raise InputError(
+                    f"the source has columns {', '.join(taken)}, which are names of our own: give columns=[...] "
+                    "without them, or rename them"
+                )
+            self.columns = {name: kind or "text" for name, kind in types.items()}
+            for name, value in {**facts, "columns": self.columns}.items():
+                self._base.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
+
+    def resume(self) -> None:
+        """Takes up a plan: failed items are to do again, and shards without an entry are entered."""
+        self.columns = self.fact("columns")
+        with self._writing():
+            self._base.execute("UPDATE items SET state = ? WHERE state = ?", (_TODO, _FAILED))
+            self._base.execute("DELETE FROM failures")
+        known = {number for (number,) in self._base.execute("SELECT number FROM shards")}
+        for number in known:
+            if not (self.folder / shard_name(number)).is_file():
+                raise CheckpointError(
+                    f"{self.folder / shard_name(number)} is missing: put it back, or use a new folder"
+                )
+        for path in sorted(self.folder.glob(PATTERN)):
+            number = int(path.stem.removeprefix("tokens-"))
+            if number not in known:
+                self._adopt(path, number)
+
+    def batches(self, budget: "Budget", lanes: int = 1) -> Iterator[list[Item]]:
+        """Items to do, longest first, in batches of like length; blocks whole, as many side by side as `lanes`."""
+        order = self._base.execute(
+            "SELECT number, seconds, items.block FROM items LEFT JOIN "
+            "(SELECT block, max(seconds) AS longest FROM items WHERE block IS NOT NULL GROUP BY block) AS blocks "
+            "ON items.block = blocks.block WHERE state = ? "
+            "ORDER BY coalesce(longest, seconds) DESC, items.block, seconds DESC, number",
+            (_TODO,),
+        )
+        for batch in _side_by_side(_batched(order, budget), lanes):
+            marks = ", ".join("?" * len(batch))
+            rows = self._base.execute(f"SELECT number, item FROM items WHERE number IN ({marks})", batch)
+            found = dict(rows.fetchall())
+            yield [Item(**json.loads(found[number])) for number in batch]
+
+    # ---- what was done -------------------------------------------------------------------------
+
+    def add(self, done: Iterable[tuple[Item, Codes]], failed: Iterable[Failure]) -> None:
+        """Enters finished and failed items; `commit` makes it last."""
+        self._begin()
+        for item, codes in done:
+            tokens = codes.tokens[0].cpu().numpy().astype(token_dtype(self.spec))
+            extras = {name: [list(v.shape[1:]), v[0].float().flatten().tolist()] for name, v in codes.extras.items()}
+            values = (tokens.shape[1], int(codes.num_samples[0]), tokens.tobytes(), json.dumps(extras), item.id)
+            self._base.execute(
+                "INSERT INTO journal SELECT number, ?, ?, ?, ? FROM items WHERE id = ? AND state = 0", values
+            )
+            self._base.execute("UPDATE items SET state = ? WHERE id = ?", (_JOURNAL, item.id))
+            self.journal_bytes += tokens.nbytes
+        for failure in failed:
+            self._base.execute(
+                "INSERT INTO failures SELECT number, ?, ? FROM items WHERE id = ?",
+                (failure.kind, failure.reason, failure.item.id),
+            )
+            self._base.execute("UPDATE items SET state = ? WHERE id = ?", (_FAILED, failure.item.id))
+
+    def commit(self) -> None:
+        """Makes what was added last, whatever happens to the process. Raises `OSError` when the disk is full."""
+        try:
+            if self._base.in_transaction:
+                self._base.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise _as_os_error(error, self.folder / FILE) from error
+
+    def rollback(self) -> None:
+        """Forgets what was added since the last `commit`."""
+        if self._base.in_transaction:
+            self._base.execute("ROLLBACK")
+
+    def write_shards(self, shard_bytes: int, *, rest: bool = False) -> None:
+        """Moves tokens from the ledger to shards of about `shard_bytes`; with `rest` also the last, smaller one."""
+        self.commit()
+        while self.journal_bytes >= shard_bytes or (rest and self.journal_bytes):
+            numbers, rows, size = [], [], 0
+            for number, row in self._journal():
+                numbers.append((number,))
+                rows.append(row)
+                size += row.tokens.nbytes
+                if size >= shard_bytes:
+                    break
+            last = self._one("SELECT coalesce(max(number), -1) FROM shards")
+            path = self.folder / shard_name(last + 1)
+            write_shard(path, rows, self.spec, self.fingerprint, self.columns)
+            frames = sum(row.tokens.shape[1] for row in rows)
+            self._enter(last + 1, numbers, frames, sum(row.duration for row in rows))
+            self.journal_bytes -= size
+
+    def counts(self) -> Counts:
+        """What is done and to do."""
+        rows = self._base.execute("SELECT state, count(*), sum(seconds) FROM items GROUP BY state").fetchall()
+        found = {state: (count, seconds or 0.0) for state, count, seconds in rows}
+        todo, journal, shard, failed = (found.get(state, (0, 0.0)) for state in range(4))
+        return Counts(todo[0], journal[0] + shard[0], failed[0], todo[1], journal[1] + shard[1])
+
+    def totals(self) -> Totals:
+        """What is in the shards."""
+        found = self._base.execute("SELECT count(*), sum(rows), sum(frames), sum(seconds) FROM shards").fetchone()
+        return Totals(*(value or 0 for value in found))
+
+    def failures(self) -> Iterator[dict[str, Any]]:
+        """Every failed item as a JSON object, in the source's order."""
+        rows = self._base.execute(
+            "SELECT items.id, item, kind, reason FROM failures JOIN items USING (number) ORDER BY number"
+        )
+        for name, item, kind, reason in rows:
+            yield {"id": name, "place": json.loads(item)["place"], "error": kind, "reason": reason}
+
+    # ---- inside --------------------------------------------------------------------------------
+
+    def _journal(self) -> Iterator[tuple[int, Row]]:
+        dtype, height = token_dtype(self.spec), self.spec.num_codebooks
+        rows = self._base.execute(
+            "SELECT number, frames, samples, tokens, extras, item FROM journal JOIN items USING (number) "
+            "ORDER BY number"
+        )
+        for number, frames, samples, tokens, extras, text in rows:
+            item = Item(**json.loads(text))
+            yield (
+                number,
+                Row(
+                    id=item.id,
+                    tokens=np.frombuffer(tokens, dtype).reshape(height, frames),
+                    num_samples=samples,
+                    start=item.start or 0.0,
+                    duration=samples / self.spec.sample_rate,
+                    columns={n: as_column(v, self.columns[n]) for n, v in item.columns.items()},
+                    extras={
+                        n: np.asarray(v, np.float32).reshape(shape) for n, (shape, v) in json.loads(extras).items()
+                    },
+                ),
+            )
+
+    def _adopt(self, path: Path, number: int) -> None:
+        """Enters a shard that was renamed into place when its run died."""
+        if read_shard_facts(path) != (self.spec, self.fingerprint):
+            raise CheckpointError(f"{path} holds tokens of another tokenizer: move it out of {self.folder}")
+        table = pyarrow().parquet.read_table(path, columns=["id", "num_frames", "duration"]).to_pydict()
+        numbers = []
+        for name in table["id"]:
+            found = self._base.execute(
+                "SELECT number FROM items WHERE id = ? AND state != ?", (name, _SHARD)
+            ).fetchone()
+            if found is None:
+                raise CheckpointError(
+                    f"{path} holds {name!r}, which is in another shard or in no plan of {self.folder}"
+                )
+            numbers.append(found)
+        self._enter(number, numbers, sum(table["num_frames"]), sum(table["duration"]))
+        self.journal_bytes = self._one("SELECT coalesce(sum(length(tokens)), 0) FROM journal")
+
+    def _enter(self, shard: int, numbers: list[tuple[int]], frames: int, seconds: float) -> None:
+        with self._writing():
+            self._base.execute("INSERT INTO shards VALUES (?, ?, ?, ?)", (shard, len(numbers), frames, seconds))
+            self._base.executemany(f"UPDATE items SET state = {_SHARD} WHERE number = ?", numbers)
+            self._base.executemany("DELETE FROM journal WHERE number = ?", numbers)
+
+    def _doubled(self, rows: list[tuple[Any, ...]]) -> list[str]:
+        same = "SELECT count(*) FROM items WHERE number = ? AND id = ?"
+        return [row[1] for row in rows if not self._one(same, row[:2])]
+
+    def _one(self, query: str, values: tuple[Any, ...] = ()) -> Any:
+        return self._base.execute(query, values).fetchone()[0]
+
+    def _begin(self) -> None:
+        if not self._base.in_transaction:
+            self._base.execute("BEGIN")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction of its own."""
+        self.commit()
+        self._base.execute("BEGIN")
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            self.rollback()
+            raise _as_os_error(error, self.folder / FILE) from error
+        except BaseException:
+            self.rollback()
+            raise
+        self.commit()
+
+
+class Budget:
+    """How many seconds of audio a batch may hold, padding included. It only ever shrinks.
+
+    Args:
+        seconds: in a batch.
+        rows: in a batch, at most.
+    """
+
+    def __init__(self, seconds: float, rows: int = 256) -> None:
+        if not (seconds > 0 and math.isfinite(seconds)):
+            raise InputError(f"batch_seconds must be above 0, not {seconds}")
+        self.seconds, self.rows = seconds, rows
+
+    def halve(self, used: float) -> None:
+        """After a batch of `used` seconds did not fit in memory."""
+        self.seconds = min(self.seconds, used / 2)
+
+
+def split(items: Iterable[Item], max_seconds: float | None, spec: Spec) -> Iterator[Item]:
+    """Items, long ones cut into pieces of at most `max_seconds`, each a whole number of token frames but the last.
+
+    Piece i of an item ID is called ID#i. An item whose length is not known stays whole.
+
+    Raises:
+        InputError: `max_seconds` holds no frame.
+    """
+    if max_seconds is None:
+        yield from items
+        return
+    frames = math.floor(max_seconds * spec.frame_rate * (1 + 1e-12))
+    if frames < 1:
+        raise InputError(f"max_seconds must hold a frame of {spec.name}, {1 / spec.frame_rate:g} s, not {max_seconds}")
+    step = frames * spec.hop_length / spec.sample_rate
+    for item in items:
+        count = math.ceil(item.seconds / step - 1e-6)
+        if item.seconds <= max_seconds or count < 2:
+            yield item
+            continue
+        first = item.start or 0.0
+        for i in range(count):
+            end = item.end if i == count - 1 else first + (i + 1) * step
+            yield replace(
+                item,
+                id=f"{item.id}#{i:0{len(str(count - 1))}d}",
+                start=first + i * step,
+                end=end,
+                seconds=min(step, item.seconds - i * step),
+                stated=None,
+            )
+
+
+def _batched(rows: Iterable[tuple[int, float, int | None]], budget: Budget) -> Iterator[tuple[int | None, list[int]]]:
+    """(block, numbers) of batches within the budget, from (number, seconds, block) in their order."""
+    batch: list[int] = []
+    longest, current = 0.0, None
+    for number, seconds, block in rows:
+        cost = seconds or _UNKNOWN_SECONDS
+        full = (len(batch) + 1) * max(longest, cost) > budget.seconds or len(batch) == budget.rows
+        if batch and (full or block != current):
+            yield current, batch
+            batch, longest = [], 0.0
+        batch.append(number)
+        longest, current = max(longest, cost), block
+    if batch:
+        yield current, batch
+
+
+def _side_by_side(batches: Iterator[tuple[int | None, list[int]]], lanes: int) -> Iterator[list[int]]:
+    """Batches such that `lanes` workers which take one each in turn read a block each."""
+    waiting = _blocks(batches)
+    open_blocks = deque(islice(waiting, max(1, lanes)))
+    while open_blocks:
+        block = open_blocks.popleft()
+        yield block.popleft()
+        block = block or next(waiting, block)
+        if block:
+            open_blocks.append(block)
+
+
+def _blocks(batches: Iterator[tuple[int | None, list[int]]]) -> Iterator[deque[list[int]]]:
+    """The batches of each block; one that lies anywhere is a block of its own."""
+    for block, some in groupby(batches, key=lambda pair: pair[0]):
+        if block is not None:
+            yield deque(numbers for _, numbers in some)
+        else:
+            yield from (deque([numbers]) for _, numbers in some)
+
+
+def _to_json(item: Item, wanted: set[str] | None) -> str:
+    facts = {name: value for name, value in vars(item).items() if value is not None and value != {}}
+    if wanted is not None:
+        facts["columns"] = {name: value for name, value in item.columns.items() if name in wanted}
+    return json.dumps(facts)
+
+
+def _as_os_error(error: sqlite3.OperationalError, path: Path) -> OSError:
+    full = "is the disk full? " if "full" in str(error) or "I/O" in str(error) else ""
+    return OSError(f"cannot write {path}: {full}{error}. What was written before is safe: run again to go on")

@@ -1,0 +1,101 @@
+"""Reading ahead: worker processes decode and resample batches of items while the caller works on the batch before."""
+
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import AudiotokError, InputError
+from .base import Item, Source
+
+_AHEAD = 2  # batches for each worker
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An item that could not be used, and why."""
+
+    item: Item
+    kind: str  # of error
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items that were read, each row [C, T_i] with its item, and those that failed."""
+
+    items: list[Item]
+    rows: list[Tensor]
+    failures: list[Failure]
+
+
+def read_ahead(
+    source: Source,
+    batches: Iterable[Sequence[Item]],
+    *,
+    sample_rate: int,
+    channels: int,
+    num_workers: int = 0,
+    pin: bool = False,
+) -> Iterator[Batch]:
+    """Reads batches in their order.
+
+    Args:
+        source: of the items.
+        batches: taken as they are needed, two for each worker ahead.
+        sample_rate: of the rows, in Hz.
+        channels: of the rows.
+        num_workers: processes that read; 0 reads in this one.
+        pin: rows in page-locked memory, for a CUDA device.
+
+    Raises:
+        AudiotokError: a worker was killed.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Reader(source, sample_rate, channels),
+        batch_size=None,
+        sampler=batches,
+        num_workers=num_workers,
+        prefetch_factor=_AHEAD if num_workers else None,
+        pin_memory=pin,
+        worker_init_fn=_start_worker if num_workers else None,
+    )
+    try:
+        for items, lengths, wav, failures in loader:
+            yield Batch(items, list(wav.split(lengths, dim=1)), failures)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise AudiotokError(
+            f"a process that reads audio was killed, for lack of memory or by hand ({error}): run again to go on"
+        ) from error
+
+
+class _Reader(Dataset[Any]):
+    """Rows of a batch of items, joined, since each tensor that goes from process to process costs an open file."""
+
+    def __init__(self, source: Source, sample_rate: int, channels: int) -> None:
+        self.source, self.sample_rate, self.channels = source, sample_rate, channels
+
+    def __getitem__(self, items: Sequence[Item]) -> tuple[list[Item], list[int], Tensor, list[Failure]]:
+        read, rows, failures = [], [], []
+        for item in items:
+            try:
+                row = self.source.read(item, self.sample_rate, self.channels)
+                if row.shape[1] == 0:
+                    raise InputError(f"{item.id} holds no samples")
+            except (AudiotokError, OSError, MemoryError) as error:
+                failures.append(Failure(item, type(error).__name__, str(error)))
+                continue
+            read.append(item)
+            rows.append(row)
+        joined = torch.cat(rows, 1) if rows else torch.empty(self.channels, 0)
+        return read, [row.shape[1] for row in rows], joined, failures
+
+
+def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us, which stops us
