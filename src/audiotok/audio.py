@@ -207,7 +207,7 @@ def save(target: str | os.PathLike[str] | BinaryIO, wav: Tensor, sample_rate: in
     """
     if wav.dim() not in (1, 2):
         raise InputError(f"audio.save wants [T] or [C, T], not {list(wav.shape)}")
-    samples = wav.detach().float().cpu().clamp(-1, 1).reshape(-1, wav.shape[-1]).T.numpy()
+    samples = (wav if wav.dim() == 2 else wav[None]).detach().float().cpu().clamp(-1, 1).T.numpy()
     if hasattr(target, "write"):
         soundfile.write(target, samples, sample_rate, format=format)
         return

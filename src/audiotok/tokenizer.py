@@ -25,6 +25,7 @@ from .checkpoint import write_json, write_safetensors
 from .codes import Codes
 from .errors import AudiotokError, CodesMismatchError, HubError, InputError, UnsupportedError, hub_client_errors
 from .inputs import Wav, codes_of_tokens, rows_of
+from .nn.compiler import left_to_eager
 from .pieces import decode_in_pieces, group_rows
 from .spec import Spec
 from .streams import DecodeStream, EncodeStream, Step
@@ -34,6 +35,7 @@ Mode = Literal["both", "encode", "decode"]
 Network = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]  # wav [B, C, T], lengths [B]
 
 
+@left_to_eager("encode", "encode_rows", "encode_file", "decode", "features", "embed")
 class Tokenizer(nn.Module):
     """Audio to tokens and back. It is frozen: always in evaluation mode, its weights ask for no gradient.
 
@@ -137,7 +139,6 @@ class Tokenizer(nn.Module):
 
     # ---- what a user calls -----------------------------------------------------------------------
 
-    @torch.no_grad()
     def encode(self, wav: Wav, sample_rate: int | None = None, lengths: Wav | None = None) -> Codes:
         """Audio to tokens: the same ones alone or in any batch, whole or in pieces.
 
@@ -153,6 +154,11 @@ class Tokenizer(nn.Module):
         Raises:
             InputError: wrong rank or channels, NaN or infinite samples, an empty row.
         """
+        return Codes.batch(self.encode_rows(wav, sample_rate, lengths))
+
+    @torch.no_grad()
+    def encode_rows(self, wav: Wav, sample_rate: int | None = None, lengths: Wav | None = None) -> list[Codes]:
+        """As `encode`, but one Codes for each row, with nothing padded to the size of another row."""
         self._need("encode")
         rows = rows_of(wav, self.spec, sample_rate, lengths, self.device)
         tokens: list[Tensor] = [torch.empty(0)] * len(rows)
@@ -162,19 +168,17 @@ class Tokenizer(nn.Module):
                 encoded = self._encode_group([rows[i] for i in members])
                 for i, one, extra in zip(members, *encoded, strict=True):
                     tokens[i], extras[i] = one, extra
-        return Codes.batch(
-            [
-                Codes(
-                    tokens=one[None],
-                    lengths=torch.tensor([one.shape[1]], device=one.device),
-                    num_samples=torch.tensor([row.shape[1]], device=one.device),
-                    spec=self.spec,
-                    fingerprint=self.fingerprint,
-                    extras=extra,
-                )
-                for row, one, extra in zip(rows, tokens, extras, strict=True)
-            ]
-        )
+        return [
+            Codes(
+                tokens=one[None],
+                lengths=torch.tensor([one.shape[1]], device=one.device),
+                num_samples=torch.tensor([row.shape[1]], device=one.device),
+                spec=self.spec,
+                fingerprint=self.fingerprint,
+                extras=extra,
+            )
+            for row, one, extra in zip(rows, tokens, extras, strict=True)
+        ]
 
     def encode_file(self, path: str | os.PathLike[str] | BinaryIO) -> Codes:
         """Tokens of an audio file (or seekable file object), resampled and mixed to the tokenizer's channels.
@@ -211,7 +215,7 @@ class Tokenizer(nn.Module):
             )
         frames = codes.lengths.tolist()
         samples = [self.spec.output_samples(count) for count in codes.num_samples.tolist()]
-        wav = torch.zeros(len(codes), self.spec.channels, max(samples), device=self.device)
+        wav = torch.zeros(len(codes), self.spec.channels, max(samples), dtype=torch.float32, device=self.device)
         with torch.autocast(self.device.type, enabled=False):
             for members in self._groups(frames, "bucket"):
                 tokens = codes.tokens[members, :, : frames[members[0]]]

@@ -30,7 +30,7 @@ def add_to(commands: Commands) -> None:
             audiotok tokenize corpus --model mimi --out tokens
             audiotok tokenize train.jsonl --model dwavlm-l5-k1000 --out tokens --device cuda:0 cuda:1 --num-workers 16
             audiotok tokenize podcasts --out tokens --max-seconds 30
-            python -c "import pandas; print(pandas.read_parquet('tokens', columns=['id', 'num_frames']))"
+            python -c "import pandas; print(pandas.read_parquet('tokens/data', columns=['id', 'num_frames']))"
         """,
     )
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="dataset, or audio files and folders")
@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.json:
         emit({"output": args.out, "tokenizer": tokenizer.spec.name, **report.to_dict()})
+    elif not args.quiet and not report.hours and not report.failed:
+        say(f"{args.out}: {report.rows} items, nothing was left to do")
     elif not args.quiet:
         say(
             f"{args.out}: {report.rows} items, {report.frames} frames in {report.shards} shards; this run "

@@ -63,7 +63,7 @@ def encode_batch(tokenizer: Tokenizer, batch: Batch) -> Encoded:
     while left:
         items, rows = left.pop()
         try:
-            codes = tokenizer.encode(rows).to("cpu")
+            codes = [one.to("cpu") for one in tokenizer.encode_rows(rows)]
         except (AudiotokError, RuntimeError, MemoryError) as error:
             if "CUDA error" in str(error):
                 raise  # nothing works on this device any more: the process must end

@@ -98,7 +98,7 @@ class Ledger:
                 for statement in _TABLES.split(";"):
                     self._base.execute(statement)
             self._base.execute("COMMIT")
-            self.journal_bytes = self._one("SELECT coalesce(sum(length(tokens)), 0) FROM journal")
+            self.journal_bytes = self._journal_bytes()
         except sqlite3.OperationalError as error:
             self._base.close()
             if "locked" in str(error):
@@ -199,7 +199,11 @@ class Ledger:
 
     def add(self, done: Iterable[tuple[Item, Codes]], failed: Iterable[Failure]) -> None:
         """Enters finished and failed items; `commit` makes it last."""
-        self._begin()
+        with self._disk():
+            self._begin()
+            self._add(done, failed)
+
+    def _add(self, done: Iterable[tuple[Item, Codes]], failed: Iterable[Failure]) -> None:
         for item, codes in done:
             tokens = codes.tokens[0].cpu().numpy().astype(token_dtype(self.spec))
             extras = {name: [list(v.shape[1:]), v[0].float().flatten().tolist()] for name, v in codes.extras.items()}
@@ -218,16 +222,15 @@ class Ledger:
 
     def commit(self) -> None:
         """Makes what was added last, whatever happens to the process. Raises `OSError` when the disk is full."""
-        try:
+        with self._disk():
             if self._base.in_transaction:
                 self._base.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise _as_os_error(error, self.folder / FILE) from error
 
     def rollback(self) -> None:
         """Forgets what was added since the last `commit`."""
         if self._base.in_transaction:
             self._base.execute("ROLLBACK")
+        self.journal_bytes = self._journal_bytes()  # also where SQLite itself has rolled back, as on a full disk
 
     def write_shards(self, shard_bytes: int, *, rest: bool = False) -> None:
         """Moves tokens from the ledger to shards of about `shard_bytes`; with `rest` also the last, smaller one."""
@@ -308,7 +311,7 @@ class Ledger:
                 )
             numbers.append(found)
         self._enter(number, numbers, sum(table["num_frames"]), sum(table["duration"]))
-        self.journal_bytes = self._one("SELECT coalesce(sum(length(tokens)), 0) FROM journal")
+        self.journal_bytes = self._journal_bytes()
 
     def _enter(self, shard: int, numbers: list[tuple[int]], frames: int, seconds: float) -> None:
         with self._writing():
@@ -323,6 +326,9 @@ class Ledger:
     def _one(self, query: str, values: tuple[Any, ...] = ()) -> Any:
         return self._base.execute(query, values).fetchone()[0]
 
+    def _journal_bytes(self) -> int:
+        return int(self._one("SELECT coalesce(sum(length(tokens)), 0) FROM journal"))
+
     def _begin(self) -> None:
         if not self._base.in_transaction:
             self._base.execute("BEGIN")
@@ -331,16 +337,22 @@ class Ledger:
     def _writing(self) -> Iterator[None]:
         """A transaction of its own."""
         self.commit()
-        self._base.execute("BEGIN")
         try:
-            yield
-        except sqlite3.OperationalError as error:
-            self.rollback()
-            raise _as_os_error(error, self.folder / FILE) from error
+            with self._disk():
+                self._base.execute("BEGIN")
+                yield
         except BaseException:
             self.rollback()
             raise
         self.commit()
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """SQLite's complaints as an `OSError` that a user understands."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise _as_os_error(error, self.folder / FILE) from error
 
 
 class Budget:

@@ -19,7 +19,8 @@ from ..errors import CheckpointError, InputError, MissingDependencyError
 from ..files import atomic_write
 from ..spec import Spec
 
-PATTERN = "tokens-*.parquet"
+#: In a folder of their own, since readers of a folder of Parquet want nothing else in it.
+PATTERN = "data/tokens-*.parquet"
 OWN_COLUMNS = ("id", "tokens", "shape", "num_frames", "num_samples", "start", "duration")
 _ROW_GROUP_BYTES = 8 << 20  # of tokens: what a reader that wants one row must read
 _METADATA = b"audiotok"
@@ -49,6 +50,7 @@ def pyarrow() -> Any:
     """
     try:
         import pyarrow
+        import pyarrow.compute
         import pyarrow.parquet
     except Exception as error:  # a broken installation raises whatever it likes
         raise MissingDependencyError("datasets of tokens need pyarrow: pip install 'audiotok[dataset]'") from error
@@ -61,8 +63,8 @@ def token_dtype(spec: Spec) -> npt.DTypeLike:
 
 
 def shard_name(number: int) -> str:
-    """The file of shard `number`."""
-    return f"tokens-{number:05d}.parquet"
+    """The file of shard `number`, below the folder of the dataset."""
+    return f"data/tokens-{number:05d}.parquet"
 
 
 def write_shard(path: Path, rows: Sequence[Row], spec: Spec, fingerprint: str, columns: Mapping[str, str]) -> None:
@@ -98,6 +100,7 @@ def write_shard(path: Path, rows: Sequence[Row], spec: Spec, fingerprint: str, c
     facts = json.dumps({"spec": spec.to_dict(), "fingerprint": fingerprint}, sort_keys=True)
     table = pa.table(data).replace_schema_metadata({_METADATA: facts})
     per_group = max(1, len(rows) * _ROW_GROUP_BYTES // max(1, table["tokens"].nbytes))
+    path.parent.mkdir(exist_ok=True)
     with atomic_write(path) as file:
         pa.parquet.write_table(table, file, compression="zstd", row_group_size=per_group)
 
@@ -113,7 +116,7 @@ def read_shard_facts(path: str | os.PathLike[str]) -> tuple[Spec, str]:
         metadata = pa.parquet.read_schema(path).metadata or {}
         facts = json.loads(metadata[_METADATA])
         return Spec.from_dict(facts["spec"]), str(facts["fingerprint"])
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is no shard of audiotok tokens: {error}") from error
 
 

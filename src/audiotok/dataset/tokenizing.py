@@ -20,6 +20,7 @@ from ..tokenizer import Tokenizer
 from .devices import encode_on_devices
 from .encoding import Encoded, encode_batches
 from .ledger import FILE, Budget, Counts, Ledger, split
+from .ray_engine import encode_on_ray
 from .report import Meter, TokenizeReport
 from .shards import PATTERN
 
@@ -55,7 +56,7 @@ def tokenize_dataset(
     Args:
         tokenizer: any.
         source: what `audiotok.sources.open_source` takes: a folder, a list of files, a manifest, ...
-        out_dir: folder for tokens-*.parquet, card.json, errors.jsonl and progress.sqlite; made if need be.
+        out_dir: folder for data/tokens-*.parquet, card.json, errors.jsonl and progress.sqlite; made if need be.
         batch_seconds: audio in a batch, padding included; default 60 on a CPU, 240 elsewhere. Where that does not fit
             in memory it is halved until it does.
         num_workers: processes that read, decode and resample; default one for each CPU but one, at most 8. 0 reads in
@@ -112,6 +113,10 @@ def _engine(tokenizer: Tokenizer, source: Source, engine: str, devices: Sequence
         if devices:
             return lambda batches: encode_on_devices(tokenizer, source, batches, devices, num_workers=workers)
         return lambda batches: encode_batches(tokenizer, source, batches, num_workers=workers)
+    if engine == "ray":
+        if devices:
+            raise InputError("devices= is for one machine: with engine='ray' the cluster says what there is")
+        return lambda batches: encode_on_ray(tokenizer, source, batches)
     raise InputError(f'engine must be "local" or "ray", not {engine!r}')
 
 

@@ -2,6 +2,6 @@
 
 from .base import Item, Source, with_lengths
 from .opening import open_source
-from .reading import Batch, Failure, read_ahead
+from .reading import Batch, Failure, read_ahead, read_batch
 
-__all__ = ["Batch", "Failure", "Item", "Source", "open_source", "read_ahead", "with_lengths"]
+__all__ = ["Batch", "Failure", "Item", "Source", "open_source", "read_ahead", "read_batch", "with_lengths"]

@@ -1,6 +1,7 @@
 """`Item`, one piece of audio to read, and `Source`, what gives items and reads them."""
 
 import hashlib
+import json
 import math
 import os
 from abc import ABC, abstractmethod
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,10 +65,10 @@ class Source(ABC):
             InputError: the source says something that cannot be used, such as a manifest without paths.
         """
 
-    @abstractmethod
     def identity(self) -> str:
         """A SHA-256 of what the source holds (names and sizes, not contents): it changes when items do, and not when
         the whole source moves to another folder."""
+        return digest(repr(item) for item in self.items())
 
     @abstractmethod
     def open(self, place: str) -> str | os.PathLike[str] | BinaryIO:
@@ -88,6 +90,24 @@ class Source(ABC):
             )
         return wav
 
+    def lengths(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Items with `seconds` read from their headers: see `with_lengths`."""
+        left = iter(items)
+        with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+            while some := list(islice(left, _SCANNED_TOGETHER)):
+                yield from pool.map(self._with_length, some)
+
+    def _with_length(self, item: Item) -> Item:
+        if item.seconds:
+            return item
+        if item.start is not None and item.end is not None:
+            return replace(item, seconds=max(0.0, item.end - item.start))
+        try:
+            length = audio.info(self.open(item.place)).seconds
+        except (AudiotokError, OSError):
+            return item
+        return replace(item, seconds=max(0.0, length - (item.start or 0.0)) if math.isfinite(length) else 0.0)
+
     def _load(self, item: Item, sample_rate: int, channels: int) -> Tensor:
         recording, start, end = self.open(item.place), item.start or 0.0, item.end
         if item.channel is None:
@@ -101,22 +121,7 @@ class Source(ABC):
 def with_lengths(source: Source, items: Iterable[Item]) -> Iterator[Item]:
     """Items with `seconds` read from the headers of those that do not know theirs, several at a time. One whose header
     cannot be read keeps 0: reading it will say why."""
-    left = iter(items)
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        while some := list(islice(left, _SCANNED_TOGETHER)):
-            yield from pool.map(lambda item: _with_length(source, item), some)
-
-
-def _with_length(source: Source, item: Item) -> Item:
-    if item.seconds:
-        return item
-    if item.start is not None and item.end is not None:
-        return replace(item, seconds=max(0.0, item.end - item.start))
-    try:
-        length = audio.info(source.open(item.place)).seconds
-    except (AudiotokError, OSError):
-        return item
-    return replace(item, seconds=max(0.0, length - (item.start or 0.0)) if math.isfinite(length) else 0.0)
+    return source.lengths(items)
 
 
 def digest(parts: Iterable[str]) -> str:
@@ -126,3 +131,30 @@ def digest(parts: Iterable[str]) -> str:
         data = part.encode("utf-8", "surrogateescape")
         found.update(len(data).to_bytes(8, "little") + data)
     return found.hexdigest()
+
+
+def column(value: Any) -> str | int | float | bool | None:
+    """A value of a manifest as a column can hold it: lists and objects become JSON text, and so do whole numbers
+    of more than 64 bits.
+
+    Raises:
+        InputError: what JSON does not know.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str):
+        return text(value)
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return value
+    try:
+        return text(json.dumps(value, ensure_ascii=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"a {type(value).__name__} cannot be carried along with audio: {error}") from error
+
+
+def text(value: str) -> str:
+    """Text that every file format can store: a file's name may hold bytes that are no UTF-8, and JSON half a pair of
+    surrogates."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .. import audio
-from .base import Item, Source, digest
+from .base import Item, Source, digest, text
 
 
 class FileSource(Source):
@@ -32,18 +32,10 @@ class FileSource(Source):
 
     def items(self) -> Iterator[Item]:
         for place in self._places:
-            yield Item(id=_text(place), place=place)
+            yield Item(id=text(place), place=place)
 
     def identity(self) -> str:
-        return digest(f"{place}\n{self._size(place)}" for place in sorted(self._places))
+        return digest(sorted(self._places))  # without sizes: a file that was mended is read again, not a new source
 
     def open(self, place: str) -> Path:
         return self.root / place
-
-    def _size(self, place: str) -> int:
-        return (self.root / place).stat().st_size
-
-
-def _text(place: str) -> str:
-    """A name with bytes that are no UTF-8 as text that every file format can store."""
-    return place.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
