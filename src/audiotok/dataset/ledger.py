@@ -39,6 +39,7 @@ from .shards import (
 FILE = "progress.sqlite"
 _TODO, _JOURNAL, _SHARD, _FAILED = range(4)
 _TOGETHER = 1000  # rows of one call
+_SAFE = "What was written before is safe: run again to go on"
 _UNKNOWN_SECONDS = 30.0  # what an item whose length nobody knows counts for in a batch
 
 _TABLES = """
@@ -245,7 +246,10 @@ class Ledger:
                     break
             last = self._one("SELECT coalesce(max(number), -1) FROM shards")
             path = self.folder / shard_name(last + 1)
-            write_shard(path, rows, self.spec, self.fingerprint, self.columns)
+            try:
+                write_shard(path, rows, self.spec, self.fingerprint, self.columns)
+            except OSError as error:
+                raise OSError(f"cannot write {path}: {error}. {_SAFE}") from error
             frames = sum(row.tokens.shape[1] for row in rows)
             self._enter(last + 1, numbers, frames, sum(row.duration for row in rows))
             self.journal_bytes -= size
@@ -452,4 +456,4 @@ def _to_json(item: Item, wanted: set[str] | None) -> str:
 
 def _as_os_error(error: sqlite3.OperationalError, path: Path) -> OSError:
     full = "is the disk full? " if "full" in str(error) or "I/O" in str(error) else ""
-    return OSError(f"cannot write {path}: {full}{error}. What was written before is safe: run again to go on")
+    return OSError(f"cannot write {path}: {full}{error}. {_SAFE}")

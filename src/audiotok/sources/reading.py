@@ -73,7 +73,7 @@ def read_ahead(
     try:
         for items, lengths, samples, failures in loader:
             wav = torch.from_numpy(samples)
-            yield Batch(items, list((wav.pin_memory() if pin else wav).split(lengths, dim=1)), failures)
+            yield Batch(items, list(torch.split(wav.pin_memory() if pin else wav, lengths, 1)), failures)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
