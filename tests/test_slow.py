@@ -99,6 +99,8 @@ SSL = ROOT / "tests" / "fixtures" / "speechbrain-discrete-ssl" / "wavlm-large-li
 EXAMPLES = {
     "training_loop.py": ["{audio}", "--steps", "30"],
     "fit_and_use.py": ["{audio}", "{out}"],
+    "collate_and_cache.py": ["{audio}", "{out}/cache"],
+    "llm_tokens.py": ["{audio}", "--save", "{out}"],
     "layer_attention.py": ["{audio}", "--label", "speech_(..)_"],
     "fit_and_use.py ssl": ["{audio}", "{out}", "--features", str(SSL), "--layers", "2", "5", "--k", "32"],
 }

@@ -95,6 +95,16 @@ class Codes:
             extras={name: value.to(device) for name, value in self.extras.items()},
         )
 
+    def pin_memory(self) -> "Codes":
+        """The same in page-locked memory, as `DataLoader(pin_memory=True)` asks for."""
+        return replace(
+            self,
+            tokens=self.tokens.pin_memory(),
+            lengths=self.lengths.pin_memory(),
+            num_samples=self.num_samples.pin_memory(),
+            extras={name: value.pin_memory() for name, value in self.extras.items()},
+        )
+
     def truncate(self, num_codebooks: int) -> "Codes":
         """Only the first rows of tokens: a lower bit rate, where `spec.nested` says that they decode alone."""
         return replace(self, tokens=self.tokens[:, :num_codebooks], spec=self.spec.truncate(num_codebooks))

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import audio
 from .codes import Codes
 from .errors import CodesMismatchError, InputError
+from .nn.compiler import left_to_eager
 from .spec import Spec
 
 Step = Callable[[Tensor, bool], Tensor]  # a piece, and whether it is the last -> what it completes
@@ -71,6 +72,7 @@ class _Stream:
         self._closed = True
 
 
+@left_to_eager("push", "flush")
 class EncodeStream(_Stream):
     """Audio pushed piece by piece gives the codes of the whole. `Codes.join` puts the pieces together.
 
@@ -142,6 +144,7 @@ class EncodeStream(_Stream):
         return self._report(waiting / rate, self._samples / rate)
 
 
+@left_to_eager("push", "flush")
 class DecodeStream(_Stream):
     """Codes pushed piece by piece give the audio of the whole, without clicks at the joints."""
 

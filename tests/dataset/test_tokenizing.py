@@ -328,5 +328,7 @@ def test_extras_are_stored_beside_the_tokens(corpus, tmp_path):
     for row in pyarrow.parquet.read_table(tmp_path / "out" / "data").to_pylist():
         codes = tok.encode_file(source / row["id"])
         for name, value in codes.extras.items():
-            stored = np.reshape(np.asarray(row[f"extra_{name}"], np.float32), row[f"extra_{name}_shape"])
+            stored = np.reshape(np.asarray(row[f"extra_{name}"], value.numpy().dtype), row[f"extra_{name}_shape"])
             assert np.array_equal(stored, value[0].numpy())
+    types = pyarrow.parquet.read_schema(next(tmp_path.glob("out/data/*"))).types
+    assert {"list<element: int64>", "list<element: float>"} <= set(map(str, types))

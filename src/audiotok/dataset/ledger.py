@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..codes import Codes
 from ..errors import CheckpointError, InputError
@@ -207,7 +209,7 @@ class Ledger:
     def _add(self, done: Iterable[tuple[Item, Codes]], failed: Iterable[Failure]) -> None:
         for item, codes in done:
             tokens = codes.tokens[0].cpu().numpy().astype(token_dtype(self.spec))
-            extras = {name: [list(v.shape[1:]), v[0].float().flatten().tolist()] for name, v in codes.extras.items()}
+            extras = {name: _plain(value[0]) for name, value in codes.extras.items()}
             values = (tokens.shape[1], int(codes.num_samples[0]), tokens.tobytes(), json.dumps(extras), item.id)
             self._base.execute(
                 "INSERT INTO journal SELECT number, ?, ?, ?, ? FROM items WHERE id = ? AND state = 0", values
@@ -294,7 +296,7 @@ class Ledger:
                     duration=samples / self.spec.sample_rate,
                     columns={n: as_column(v, self.columns[n]) for n, v in item.columns.items()},
                     extras={
-                        n: np.asarray(v, np.float32).reshape(shape) for n, (shape, v) in json.loads(extras).items()
+                        n: np.asarray(v, kind).reshape(shape) for n, (kind, shape, v) in json.loads(extras).items()
                     },
                 ),
             )
@@ -445,6 +447,12 @@ def _blocks(batches: Iterator[tuple[int | None, list[int]]]) -> Iterator[deque[l
             yield deque(numbers for _, numbers in some)
         else:
             yield from (deque([numbers]) for _, numbers in some)
+
+
+def _plain(value: Tensor) -> list[Any]:
+    """[type, shape, values] of an extra: whole numbers stay whole, all others are float32."""
+    kind = "float32" if value.is_floating_point() else "int64"
+    return [kind, list(value.shape), value.to(getattr(torch, kind)).flatten().tolist()]
 
 
 def _to_json(item: Item, wanted: set[str] | None) -> str:

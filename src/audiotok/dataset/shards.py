@@ -2,7 +2,7 @@
 
 A row is one item. Its columns: id; tokens, [K, F] row by row as one list of the smallest unsigned integer type; shape,
 (K, F); num_frames, F; num_samples, at the tokenizer's rate; start and duration in the recording, in seconds; for each
-extra NAME of the codes, extra_NAME and extra_NAME_shape; then the columns that the source carried along.
+extra NAME of the codes, extra_NAME (int64 or float32) and extra_NAME_shape; then the columns that the source carried along.
 """
 
 import json
@@ -39,7 +39,7 @@ class Row:
     start: float
     duration: float
     columns: Mapping[str, Any] = field(default_factory=dict)
-    extras: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    extras: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 def pyarrow() -> Any:
@@ -92,8 +92,8 @@ def write_shard(path: Path, rows: Sequence[Row], spec: Spec, fingerprint: str, c
         "duration": pa.array([row.duration for row in rows], pa.float64()),
     }
     for name in rows[0].extras:
-        values = [np.asarray(row.extras[name], np.float32) for row in rows]
-        data[f"extra_{name}"] = _lists(pa, [value.reshape(-1) for value in values], np.dtype(np.float32))
+        values = [row.extras[name] for row in rows]
+        data[f"extra_{name}"] = _lists(pa, [value.reshape(-1) for value in values], values[0].dtype)
         data[f"extra_{name}_shape"] = _shapes(pa, [value.shape for value in values], values[0].ndim)
     for name, kind in columns.items():
         data[name] = pa.array([row.columns.get(name) for row in rows], getattr(pa, COLUMN_TYPES[kind])())

@@ -60,6 +60,8 @@ def _item(cut: dict[str, Any], where: str) -> Item:
         tracks: list[dict[str, Any]] = cut["tracks"] if cut["type"] == "MixedCut" else [{"cut": cut, "offset": 0}]
         cuts = [track["cut"] for track in tracks]
         sources = [source for part in cuts if "recording" in part for source in part["recording"]["sources"]]
+        if _runs_a_command(cut):
+            raise InputError("its audio is what a command prints, and none is run: write it to a file first")
         if any(source["type"] in ("memory", "shar") for source in sources):
             raise InputError(
                 "it holds its audio in memory, as those of Lhotse Shar do: give the recording.*.tar of the Shar "
@@ -75,6 +77,13 @@ def _item(cut: dict[str, Any], where: str) -> Item:
         raise InputError(f"{where} cannot be used: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{where} is no cut of Lhotse with a recording ({type(error).__name__}: {error})") from error
+
+
+def _runs_a_command(value: Any) -> bool:
+    """Whether Lhotse would run a command for a cut, or for what it is mixed or reverberated with."""
+    if isinstance(value, dict):
+        return value.get("type") == "command" or any(map(_runs_a_command, value.values()))
+    return isinstance(value, list) and any(map(_runs_a_command, value))
 
 
 def _segment(cut: dict[str, Any], source: dict[str, Any], columns: dict[str, Any]) -> Item:

@@ -99,7 +99,7 @@ def read_batch(source: Source, items: Sequence[Item], sample_rate: int, channels
 
 
 class _Reader(Dataset[Any]):
-    """Rows of a batch of items, joined in one array. Arrays go through a pipe, as fast as tensors through shared memory,
+    """Rows of a batch of items, joined in one array. Arrays go through a pipe as fast as tensors through shared memory,
     of which containers have little: a worker that finds none left is never heard of again."""
 
     def __init__(self, source: Source, sample_rate: int, channels: int) -> None:
