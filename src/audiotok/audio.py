@@ -36,6 +36,8 @@ EXTENSIONS = (
 )
 _ROUNDING_SECONDS = 0.01  # by which a segment may seem to end behind its file
 _MARGIN_SAMPLES = 512  # around a segment, at the lower of the two rates: further than soxr's filter reaches
+_LEAD_SECONDS = 0.25  # decoded and thrown away before a place in an MP3 file
+_VORBIS_PAGE_SAMPLES = 255 * 1024  # at most, as libvorbis encodes: packets of 2048 samples that overlap by half
 _BLOCK_SECONDS = 30  # read and resampled at a time, so that only the result is ever whole in memory
 
 
@@ -96,9 +98,7 @@ def load(
     with _opened(source) as (file, name):
         target = sample_rate or file.samplerate
         segment = _Segment.of(file, target, start, end, name)
-        if segment.seek:
-            file.seek(segment.seek)
-        pieces = list(_resampled(_mixed(file, channels, name, segment.count), file.samplerate, target))
+        pieces = list(_resampled(_mixed(file, channels, name, segment), file.samplerate, target))
         missing = segment.seek + segment.count - file.tell() if file.seekable() else 0
         rate = file.samplerate
     if missing > 0:
@@ -136,9 +136,7 @@ class _Segment:
     last: int | None = None
 
     @classmethod
-    def of(
-        cls, file: soundfile.SoundFile, target: int, start: float, end: float | None, name: str
-    ) -> "_Segment":
+    def of(cls, file: soundfile.SoundFile, target: int, start: float, end: float | None, name: str) -> "_Segment":
         if start == 0 and end is None:
             return cls(0, file.frames)
         rate, length = file.samplerate, file.frames / file.samplerate
@@ -164,17 +162,47 @@ def _libsndfile_name(source: str | os.PathLike[str] | BinaryIO) -> str | bytes |
 
 
 def _mixed(
-    file: soundfile.SoundFile, channels: int | None, name: object, count: int
+    file: soundfile.SoundFile, channels: int | None, name: object, segment: _Segment
 ) -> Iterator[npt.NDArray[np.float32]]:
     if channels not in (None, 1, file.channels) and file.channels != 1:
         raise InputError(f"{name} has {file.channels} channels, which cannot be mixed to {channels}")
-    for block in file.blocks(_BLOCK_SECONDS * file.samplerate, frames=count, dtype="float32", always_2d=True):
+    for block in _blocks(file, segment.seek, segment.seek + segment.count):
         if channels == 1 and file.channels > 1:
             yield block.mean(axis=1, keepdims=True)
         elif channels is not None and channels != file.channels:
             yield np.repeat(block, channels, axis=1)
         else:
             yield block
+
+
+def _blocks(file: soundfile.SoundFile, begin: int, end: int) -> Iterator[npt.NDArray[np.float32]]:
+    """Samples [T, C] from `begin` to `end`, as they are when the whole file is read at once."""
+    at, position = begin, 0
+    while at < end:
+        entry = _entry(file, at)
+        if entry != position:
+            file.seek(entry)
+        count = at - entry + min(_BLOCK_SECONDS * file.samplerate, end - at)
+        block = file.read(count, dtype="float32", always_2d=True)[at - entry :]
+        if len(block) == 0:
+            return
+        at = position = at + len(block)
+        yield block
+
+
+def _entry(file: soundfile.SoundFile, frame: int) -> int:
+    """Where to begin to decode for the samples from `frame` on, all in one call: soundfile seeks after each.
+
+    An MP3 frame needs those before it (the bit reservoir). libsndfile takes a place in the last page of a Vorbis file
+    for a later one, by the samples that the file's end cuts off; a page has at most 255 packets.
+    """
+    if frame == 0 or not file.seekable():
+        return frame
+    if file.format == "MP3":
+        return max(0, frame - round(_LEAD_SECONDS * file.samplerate))
+    if file.subtype == "VORBIS":
+        return max(0, min(frame, file.frames - _VORBIS_PAGE_SAMPLES))
+    return frame
 
 
 def _resampled(
@@ -209,7 +237,7 @@ def save(target: str | os.PathLike[str] | BinaryIO, wav: Tensor, sample_rate: in
         raise InputError(f"audio.save wants [T] or [C, T], not {list(wav.shape)}")
     samples = (wav if wav.dim() == 2 else wav[None]).detach().float().cpu().clamp(-1, 1).T.numpy()
     if hasattr(target, "write"):
-        soundfile.write(target, samples, sample_rate, format=format)
+        _write(target, samples, sample_rate, format, None)
         return
     path = Path(target)
     known = {
@@ -224,11 +252,18 @@ def save(target: str | os.PathLike[str] | BinaryIO, wav: Tensor, sample_rate: in
     subtype = "OPUS" if ending == "OPUS" else None
     try:
         data = io.BytesIO()  # libsndfile does not report a full disk through a file object
-        soundfile.write(data, samples, sample_rate, format=known[ending], subtype=subtype)
+        _write(data, samples, sample_rate, known[ending], subtype)
         with atomic_write(path) as file:
             file.write(data.getbuffer())
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioFileError(f"cannot write {path}: {error}") from error
+
+
+def _write(target: Any, samples: npt.NDArray[np.float32], sample_rate: int, format: str, subtype: str | None) -> None:
+    """Second by second: libsndfile's Vorbis encoder overruns its stack when it is given a minute at once."""
+    with soundfile.SoundFile(target, "w", sample_rate, samples.shape[1], subtype, format=format) as file:
+        for start in range(0, len(samples), sample_rate):
+            file.write(samples[start : start + sample_rate])
 
 
 def resample(wav: Tensor, source_rate: int, target_rate: int) -> Tensor:

@@ -75,7 +75,7 @@ def _item(cut: dict[str, Any], where: str) -> Item:
         return Item(text(cut["id"]), json.dumps(cut, default=str), seconds=seconds, columns=columns)
     except InputError as error:
         raise InputError(f"{where} cannot be used: {error}") from error
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{where} is no cut of Lhotse with a recording ({type(error).__name__}: {error})") from error
 
 
