@@ -10,7 +10,7 @@ from ..errors import CheckpointError, InputError
 from ..tokenizer import Tokenizer
 from .options import Commands, add_model_options, command, load_tokenizer
 from .output import for_each
-from .paths import STDIN, STDOUT, Item, check_stdout, file_for, plan, read_stdin
+from .paths import STDIN, STDOUT, Item, check_replaceable, check_stdout, file_for, plan, read_stdin
 
 SUFFIX = ".codes"
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _encode(tokenizer: Tokenizer, item: Item, *, with_tokens: bool) -> tuple[dict[str, Any], str]:
     if item.target not in ("", STDOUT):
-        _check_replaceable(Path(item.target))
+        check_replaceable(Path(item.target), holds_codes, "audiotok codes")
     codes = tokenizer.encode_file(read_stdin() if item.source == STDIN else item.source)
     if item.target:
         with file_for(item.target, SUFFIX) as path:
@@ -85,13 +85,9 @@ def _encode(tokenizer: Tokenizer, item: Item, *, with_tokens: bool) -> tuple[dic
     return facts | ({"tokens": codes.tokens[0].tolist()} if with_tokens else {}), line
 
 
-def _check_replaceable(path: Path) -> None:
-    """Raises `InputError` when a file exists that is not one of ours."""
-    if not path.exists():
-        return
+def holds_codes(path: str | Path) -> bool:
+    """Whether a file is one of codes."""
     try:
-        ours = "audiotok.codes" in read_safetensors_metadata(path)
+        return "audiotok.codes" in read_safetensors_metadata(path)
     except CheckpointError:
-        ours = False
-    if not ours:
-        raise InputError(f"{path} exists and holds no audiotok codes: it is not replaced, choose another name")
+        return False

@@ -6,12 +6,12 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import CheckpointError, InputError
 
 STDIN = STDOUT = "-"
 
@@ -151,3 +151,15 @@ def check_stdout(items: Sequence[Item], *, json: bool, kind: str) -> None:
         raise InputError("--json and -o - would both write to standard output: give -o a file")
     if sys.stdout.isatty():
         raise InputError(f"{kind} are bytes, not for a terminal: give -o a file, or pipe them into something")
+
+
+def check_replaceable(path: Path, is_ours: Callable[[Path], bool], what: str) -> None:
+    """Raises `InputError` when a file exists that is not one of ours."""
+    if not path.exists():
+        return
+    try:
+        ours = is_ours(path)
+    except CheckpointError:
+        ours = False
+    if not ours:
+        raise InputError(f"{path} exists and holds no {what}: it is not replaced, choose another name")
