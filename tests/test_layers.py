@@ -11,7 +11,7 @@ LAYERS = {
     **dict.fromkeys(("files", "pieces", "spec"), 1),
     **dict.fromkeys(("audio", "card", "catalog", "checkpoint", "nn", "quantize"), 2),
     **dict.fromkeys(("codes", "registry", "sources"), 3),
-    **dict.fromkeys(("inputs", "streams"), 4),
+    **dict.fromkeys(("cluster", "inputs", "streams"), 4),
     "tokenizer": 5,
     **dict.fromkeys(("codec", "hub", "ssl"), 6),
     **dict.fromkeys(("backends", "convert", "dataset", "evaluate", "fit", "lm", "testing", "train"), 7),

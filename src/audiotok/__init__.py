@@ -12,7 +12,7 @@ from . import audio, errors
 from .catalog import Entry
 from .codes import Codes
 from .convert import convert
-from .dataset import TokenizeReport, tokenize_dataset
+from .dataset import CodesDataset, TokenizeReport, open_codes, tokenize_dataset
 from .fit import FitReport, fit_kmeans, fit_several
 from .hub import DEFAULT, load
 from .registry import describe, list_tokenizers, register, register_family
@@ -24,6 +24,7 @@ __version__ = version("audiotok")
 __all__ = [
     "DEFAULT",
     "Codes",
+    "CodesDataset",
     "Entry",
     "FitReport",
     "Spec",
@@ -37,6 +38,7 @@ __all__ = [
     "fit_several",
     "list_tokenizers",
     "load",
+    "open_codes",
     "register",
     "register_family",
     "tokenize_dataset",

@@ -199,9 +199,9 @@ def _entry(file: soundfile.SoundFile, frame: int) -> int:
     if frame == 0 or not file.seekable():
         return frame
     if file.format == "MP3":
-        return max(0, frame - round(_LEAD_SECONDS * file.samplerate))
+        return max(0, frame - round(_LEAD_SECONDS * int(file.samplerate)))
     if file.subtype == "VORBIS":
-        return max(0, min(frame, file.frames - _VORBIS_PAGE_SAMPLES))
+        return max(0, min(frame, int(file.frames) - _VORBIS_PAGE_SAMPLES))
     return frame
 
 

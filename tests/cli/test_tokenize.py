@@ -91,4 +91,3 @@ def test_a_source_that_does_not_exist(run, model, tmp_path):
     result = run("tokenize", tmp_path / "nothing", "--model", model, "--out", tmp_path / "out")
     assert (result.code, "no such file or folder" in result.err) == (2, True)
     assert not (tmp_path / "out").exists()
-

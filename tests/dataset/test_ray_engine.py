@@ -6,12 +6,13 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
 
 import audiotok
-from audiotok.dataset.ray_engine import _sizes
+from audiotok.cluster import _sizes
 from audiotok.errors import InputError
 
 from .conftest import tokens_of
@@ -73,10 +74,10 @@ def test_an_actor_that_is_killed_loses_nothing(cluster, corpus, tmp_path):
 
     def kill_an_actor() -> None:
         while not killed:
-            for process in os.listdir("/proc"):
-                if process.isdigit() and b"MapWorker" in _command_line(process):
+            for process in Path("/proc").iterdir():
+                if process.name.isdigit() and b"MapWorker" in _command_line(process):
                     time.sleep(0.3)
-                    os.kill(int(process), signal.SIGKILL)
+                    os.kill(int(process.name), signal.SIGKILL)
                     killed.append(process)
                     return
             time.sleep(0.05)
@@ -91,21 +92,20 @@ def test_an_actor_that_is_killed_loses_nothing(cluster, corpus, tmp_path):
     assert tokens_of(tmp_path / "ray") == tokens_of(tmp_path / "local")
 
 
-def _command_line(process: str) -> bytes:
+def _command_line(process: Path) -> bytes:
     try:
-        with open(f"/proc/{process}/cmdline", "rb") as file:
-            return file.read()
+        return (process / "cmdline").read_bytes()
     except OSError:
         return b""
 
 
 def test_actors_leave_room_to_read():
     for cpus, gpus in ((2, 0), (3, 0), (64, 0), (8, 8), (16, 8), (1, 0), (1, 1)):
-        actors, resources, reading = _sizes({"CPU": cpus, "GPU": gpus}, None)
+        actors, resources, reading = _sizes({"CPU": cpus, "GPU": gpus})
         assert actors * resources["num_cpus"] + reading <= cpus
         assert actors * resources.get("num_gpus", 0) == gpus
     with pytest.raises(InputError, match="no CPU"):
-        _sizes({}, None)
+        _sizes({})
 
 
 def test_devices_are_for_one_machine(small, clips, tmp_path):

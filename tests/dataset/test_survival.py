@@ -22,14 +22,18 @@ def command(source: Path, out: Path, *more: str) -> list[str]:
 
 
 def finish(source: Path, out: Path, *more: str) -> int:
-    return subprocess.run(command(source, out, *more), env=QUIET, capture_output=True, timeout=100, check=False).returncode
+    return subprocess.run(
+        command(source, out, *more), env=QUIET, capture_output=True, timeout=100, check=False
+    ).returncode
 
 
 def begin_and_kill(source: Path, out: Path, after: float, *more: str, shard: bool = False) -> bool:
     """Whether the run still went when it was killed, with all processes that it started: `after` seconds from its
     start, or with `shard` from the moment that it wrote one."""
     shards = len(list(out.glob("data/*.parquet")))
-    process = subprocess.Popen(command(source, out, *more), env=QUIET, start_new_session=True, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(source, out, *more), env=QUIET, start_new_session=True, stderr=subprocess.DEVNULL
+    )
     while shard and process.poll() is None and len(list(out.glob("data/*.parquet"))) == shards:
         time.sleep(0.001)
     time.sleep(after)

@@ -1,7 +1,8 @@
-"""tokenize_dataset: the same tokens as encode, whatever the workers, devices and batches; errors listed; misuse refused."""
+"""tokenize_dataset: the tokens of encode, whatever the workers, devices and batches; errors listed; misuse refused."""
 
 import json
 import sqlite3
+from itertools import pairwise
 
 import numpy as np
 import pyarrow.parquet
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import audiotok
-from audiotok.dataset import encoding, ledger, tokenizing
+from audiotok.dataset import encoding
 from audiotok.dataset.ledger import Budget, Ledger, split
 from audiotok.errors import CheckpointError, InputError
 from audiotok.sources import Batch, Item, open_source
@@ -198,7 +199,7 @@ def test_pieces_join_without_gap_or_overlap():
     assert [piece.id for piece in pieces] == ["a#0", "a#1", "a#2", "a#3"]
     assert pieces[0].start == 2.0
     assert pieces[-1].end == 12.0
-    assert all(a.end == b.start for a, b in zip(pieces, pieces[1:], strict=False))
+    assert all(a.end == b.start for a, b in pairwise(pieces))
     frames = [(piece.start - 2.0) * 75 for piece in pieces]
     assert frames == pytest.approx([0, 247, 494, 741])
     assert sum(piece.seconds for piece in pieces) == pytest.approx(10.0)
@@ -211,7 +212,13 @@ def test_carried_columns_keep_their_types(small, clips, tmp_path):
     class Described(type(open_source(clips))):
         def items(self):
             for i, item in enumerate(super().items()):
-                extra = {"speaker": f"s{i}", "age": i, "score": i / 2 if i else 1, "clean": i % 2 == 0, "mixed": [i, "x"][i % 2]}
+                extra = {
+                    "speaker": f"s{i}",
+                    "age": i,
+                    "score": i / 2 if i else 1,
+                    "clean": i % 2 == 0,
+                    "mixed": [i, "x"][i % 2],
+                }
                 yield Item(item.id, item.place, columns=extra if i != 3 else {})
 
     run(small, Described(clips), tmp_path / "out")

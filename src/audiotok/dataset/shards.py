@@ -2,7 +2,8 @@
 
 A row is one item. Its columns: id; tokens, [K, F] row by row as one list of the smallest unsigned integer type; shape,
 (K, F); num_frames, F; num_samples, at the tokenizer's rate; start and duration in the recording, in seconds; for each
-extra NAME of the codes, extra_NAME (int64 or float32) and extra_NAME_shape; then the columns that the source carried along.
+extra NAME of the codes, extra_NAME (int64 or float32) and extra_NAME_shape; then the columns that the source carried
+along.
 """
 
 import json
