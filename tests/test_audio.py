@@ -295,3 +295,9 @@ def test_three_minutes_can_be_written_in_a_lossy_format(ending, speech, tmp_path
     assert abs(read.shape[1] - wav.shape[1]) <= 2304
     count = min(read.shape[1], wav.shape[1])
     assert torch.corrcoef(torch.stack([read[0, :count], wav[0, :count]]))[0, 1] > 0.9
+
+
+def test_an_mp3_without_audio_is_not_called_missing(tmp_path):
+    (tmp_path / "a.mp3").write_text("hello")
+    with pytest.raises(AudioFileError, match=r"a\.mp3: no audio in it"):
+        audio.load(tmp_path / "a.mp3")

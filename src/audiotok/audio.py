@@ -122,7 +122,9 @@ def _opened(source: str | os.PathLike[str] | BinaryIO) -> Iterator[tuple[soundfi
         raise AudioFileError(f"cannot read {name}: raw samples have no header that says what they are") from error
     except soundfile.LibsndfileError as error:
         missing_file = not hasattr(source, "read") and not Path(name).exists()
-        reason = "no such file" if missing_file else error.error_string
+        reason = error.error_string
+        if missing_file or "does not exist" in reason:  # which libsndfile says of an MP3 without a frame, too
+            reason = "no such file" if missing_file else "no audio in it"
         raise AudioFileError(f"cannot read {name}: {reason}") from error
 
 
