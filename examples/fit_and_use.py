@@ -2,7 +2,9 @@
 
     python examples/fit_and_use.py FOLDER_OF_AUDIO OUT_FOLDER
     python examples/fit_and_use.py FOLDER_OF_AUDIO OUT_FOLDER --features microsoft/wavlm-large --layers 7 18 --k 1000
+    python examples/fit_and_use.py FOLDER_OF_AUDIO OUT_FOLDER --features dac-44khz --k 1024
 
+Stopped, in whatever way, it goes on when it is started again. OUT_FOLDER/tokenizer/report.md says what came of it.
 Tokens of an SSL model have no way back to sound until a vocoder is trained on them: examples/train_vocoder.py.
 """
 
@@ -17,16 +19,19 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("out", type=Path)
     parser.add_argument("--k", type=int, default=256)
-    parser.add_argument("--features", default="logmel", help="logmel, or an SSL model: ./folder or user/repo")
+    parser.add_argument("--features", default="logmel", help="logmel, an SSL model (./folder or user/repo), or a codec")
     parser.add_argument("--layers", type=int, nargs="+", help="of the SSL model")
     args = parser.parse_args()
 
-    if args.layers:
-        fitted = audiotok.fit_kmeans(args.folder, k=args.k, features=args.features, layers=args.layers)
-    else:
-        fitted = audiotok.fit_kmeans(args.folder, k=args.k, num_codebooks=4)
+    fitted = audiotok.fit_kmeans(
+        args.folder,
+        features=args.features,
+        layers=args.layers,
+        k=args.k,
+        num_codebooks=1 if args.layers else 4,
+        out_dir=args.out / "tokenizer",
+    )
     print(audiotok.FitReport(**fitted.provenance["fit"]).table())
-    fitted.save(args.out / "tokenizer")
 
     tok = audiotok.load(args.out / "tokenizer")
     path = audiotok.audio.find_audio(args.folder)[0]

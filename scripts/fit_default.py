@@ -56,7 +56,7 @@ def distortion(tokenizer: LogMelKMeans, paths: list[Path]) -> dict[str, float]:
     """Share of the variance of log-mel frames that the codebooks leave, for 1, 4 and 8 of them."""
     frames = [tokenizer.features(audiotok.audio.load(path)[0])[0][0].t() for path in paths]
     found = measure(tokenizer.quantizer, torch.cat(frames))
-    return {str(count): round(found["distortion"][count - 1] / found["variance"][0], 4) for count in (1, 4, 8)}
+    return {str(count): round(found.distortion[count - 1] / found.variance[0], 4) for count in (1, 4, 8)}
 
 
 def fit(corpus: Path, out: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 
 import audiotok
 from audiotok.errors import AudioFileError, FitError, FitWarning, InputError, MissingDependencyError
+from audiotok.fit import engines
 from audiotok.fit.engines import choose_engine, fit_centroids
 from audiotok.fit.sample import FrameSample
 from audiotok.ssl.logmel import LogMel
@@ -99,6 +100,12 @@ def test_faiss_that_is_missing_is_named_with_the_way_to_get_it(monkeypatch):
     assert choose_engine("auto", torch.device("cuda")) == "torch"
 
 
+@pytest.mark.parametrize(("fast", "engine"), [(True, "torch"), (False, "faiss")])
+def test_auto_is_the_cheaper_engine_of_this_cpu(monkeypatch, fast, engine):
+    monkeypatch.setattr(engines, "fast_bfloat16", lambda: fast)
+    assert choose_engine("auto", torch.device("cpu")) == engine
+
+
 # ---- the whole way ---------------------------------------------------------------------------------
 
 
@@ -173,16 +180,16 @@ def test_unreadable_files_are_left_out_and_named(clips, tmp_path):
     shutil.copy(clips[4], tmp_path / "good.flac")
     (tmp_path / "bad.flac").write_bytes(clips[4].read_bytes()[:1000])
     soundfile.write(tmp_path / "nan.wav", np.full(16000, np.nan, np.float32), 16000, subtype="FLOAT")
-    with pytest.warns(FitWarning, match=r"2 of 3 files could not be read: .*bad\.flac.*nan\.wav"):
+    with pytest.warns(FitWarning, match=r"2 of 3 items could not be read: .*bad\.flac.*nan\.wav"):
         tok = audiotok.fit_kmeans(tmp_path, k=4, **QUIET)
     assert tok.provenance["fit"]["files_failed"] == 2
     (tmp_path / "good.flac").unlink()
-    with pytest.raises(FitError, match="2 of 2 files could not be read"):
+    with pytest.raises(FitError, match="2 of 2 items could not be read"):
         audiotok.fit_kmeans(tmp_path, k=4, **QUIET)
 
 
 def test_data_that_cannot_be_fitted_is_a_fit_error(clips, tmp_path):
-    with pytest.raises(FitError, match="100000 clusters were asked for, but the 14 readable files give"):
+    with pytest.raises(FitError, match="100000 clusters were asked for, but the 14 readable items give"):
         audiotok.fit_kmeans(clips, k=100000, **QUIET)
     soundfile.write(tmp_path / "silence.wav", np.zeros(160000), 16000)
     with pytest.raises(FitError, match="all frames are the same: is the audio silent"):

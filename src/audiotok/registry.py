@@ -24,6 +24,7 @@ FAMILIES: dict[str, str] = {
     "esc": "audiotok.backends.esc:ESC",
     "facodec": "audiotok.backends.facodec:FACodec",
     "hificodec": "audiotok.backends.hificodec:HiFiCodec",
+    "latent-kmeans": "audiotok.backends.latent_kmeans:LatentKMeans",
     "llmcodec": "audiotok.backends.llmcodec:LLMCodec",
     "mimi": "audiotok.backends.mimi:Mimi",
     "s3tokenizer": "audiotok.backends.s3tokenizer:S3Tokenizer",

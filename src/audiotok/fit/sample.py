@@ -52,6 +52,20 @@ class FrameSample:
         order = np.argsort(self._keys[: self._held], kind="stable")
         return torch.from_numpy(self._frames[: self._held][order])
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """What `load_state_dict` of another sample of the same size, width and seed goes on from. It shares memory."""
+        return {
+            "frames": torch.from_numpy(self._frames[: self._held]),
+            "keys": torch.from_numpy(self._keys[: self._held]),
+            "seen": torch.tensor(self.seen),
+            "limit": torch.tensor(self._limit, dtype=torch.float64),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes up where the sample that gave `state` was."""
+        self._frames, self._keys = state["frames"].numpy().copy(), state["keys"].numpy().copy()
+        self._held, self.seen, self._limit = len(self._keys), int(state["seen"]), float(state["limit"])
+
     def _append(self, rows: npt.NDArray[np.float32], keys: npt.NDArray[np.float64]) -> None:
         if self._held + len(rows) > self._capacity:
             self._cut()

@@ -32,6 +32,7 @@ from .gvq import GroupedResidualVQ
 from .kmeans import KMeansQuantizer
 from .lfq import LFQ, ResidualLFQ
 from .lloyd import KMeansFit, kmeans
+from .minibatch import MiniBatchKMeans
 from .multiscale import MultiScaleRVQ, pack_levels, unpack_levels
 from .nearest import SearchTable
 from .options import VQOptions
@@ -49,6 +50,7 @@ __all__ = [
     "GroupedResidualVQ",
     "KMeansFit",
     "KMeansQuantizer",
+    "MiniBatchKMeans",
     "MultiScaleRVQ",
     "ProductVQ",
     "Quantized",

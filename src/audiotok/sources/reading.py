@@ -1,6 +1,9 @@
 """Reading ahead: worker processes decode and resample batches of items while the caller works on the batch before."""
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,3 +122,10 @@ def _as_it_is(value: Any) -> Any:
 
 def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us, which stops us
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:  # killed, it cannot stop us, and we would wait for ever for it to take our batch
+        time.sleep(1)
+    os._exit(1)

@@ -23,6 +23,7 @@ class LogMelKMeans(Tokenizer):
         mel: the features, or their values as a dict.
         codebooks: K tables [V, n_mels]; None makes empty ones of the spec's sizes, for `load` to fill.
         iterations: of phase estimation in `decode`.
+        lookup: "euclidean", or "cosine" for the nearest direction (spherical k-means).
     """
 
     family: ClassVar[str] = "logmel-kmeans"
@@ -33,6 +34,7 @@ class LogMelKMeans(Tokenizer):
         mel: LogMel | dict[str, Any],
         codebooks: Sequence[Tensor] | None = None,
         iterations: int = 32,
+        lookup: str = "euclidean",
     ) -> None:
         super().__init__(spec)
         self.mel = mel if isinstance(mel, LogMel) else LogMel(**mel)
@@ -45,12 +47,14 @@ class LogMelKMeans(Tokenizer):
             raise InputError(f"{spec.name}: its rate, hop and one channel must be those of its log-mel features")
         if codebooks is None:
             codebooks = [torch.zeros(size, self.mel.n_mels) for size in spec.codebook_sizes]
-        self.quantizer = KMeansQuantizer(codebooks)
+        self.lookup = lookup
+        self.quantizer = KMeansQuantizer(codebooks, lookup=lookup)
         self.context = self.mel.reach
         self.decode_context = self.mel.invert_reach * (iterations + 1)
 
     def _config(self) -> dict[str, Any]:
-        return {"mel": asdict(self.mel), "iterations": self.iterations}
+        unusual = {} if self.lookup == "euclidean" else {"lookup": self.lookup}  # so that fingerprints stay
+        return {"mel": asdict(self.mel), "iterations": self.iterations, **unusual}
 
     def _features(self, wav: Tensor, lengths: Tensor) -> Tensor:
         return self.mel(wav[:, 0])

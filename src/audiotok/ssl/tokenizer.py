@@ -37,6 +37,7 @@ class SSLKMeans(Tokenizer):
         vocoder: configuration of the unit vocoder, or None.
         source: where the network's weights come from ("microsoft/wavlm-large@<commit>"), for the card.
         indexing: how `layers` are counted; only `INDEXING` is known.
+        lookup: "euclidean", or "cosine" for the nearest direction (spherical k-means).
 
     Raises:
         InputError: values that do not fit one another.
@@ -52,6 +53,7 @@ class SSLKMeans(Tokenizer):
         vocoder: dict[str, Any] | None = None,
         source: str = "",
         indexing: str = INDEXING,
+        lookup: str = "euclidean",
     ) -> None:
         super().__init__(spec)
         config = encoder if isinstance(encoder, SSLConfig) else SSLConfig(**encoder)
@@ -61,11 +63,11 @@ class SSLKMeans(Tokenizer):
             raise InputError(f"wanted one codebook per layer, layers ascending, not {list(layers)}")
         if (spec.sample_rate, spec.hop_length, spec.channels) != (config.sample_rate, config.hop_length, 1):
             raise InputError(f"{spec.name}: its rate, hop and one channel must be those of its network")
-        self.source = source
+        self.source, self.lookup = source, lookup
         self.encoder = SSLEncoder(config, layers)
         self.encoder.row_by_row = False  # the base has decided already which rows share a call
         self.quantizers = nn.ModuleList(
-            KMeansQuantizer(torch.zeros(size, config.hidden_size)) for size in spec.codebook_sizes
+            KMeansQuantizer(torch.zeros(size, config.hidden_size), lookup=lookup) for size in spec.codebook_sizes
         )
         self.vocoder = None if vocoder is None else UnitVocoder.from_config(vocoder)
         if self.vocoder is not None and not set(layers) <= set(self.vocoder.layers):
@@ -84,6 +86,7 @@ class SSLKMeans(Tokenizer):
         tables: Sequence[Tensor],
         vocoder: UnitVocoder | None = None,
         source: str = "",
+        lookup: str = "euclidean",
     ) -> "SSLKMeans":
         """A tokenizer of parts that are there already.
 
@@ -93,10 +96,11 @@ class SSLKMeans(Tokenizer):
             tables: centres [V, D] of each layer.
             vocoder: with its weights, or None.
             source: as for the class.
+            lookup: as for the class.
         """
         layers = sorted(encoder.layers)
         back = None if vocoder is None else vocoder.to_config()
-        tokenizer = cls(spec, encoder.config, layers, back, source)
+        tokenizer = cls(spec, encoder.config, layers, back, source, lookup=lookup)
         state = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}
         if vocoder is not None:
             state |= {f"vocoder.{key}": value for key, value in vocoder.state_dict().items()}
@@ -118,7 +122,7 @@ class SSLKMeans(Tokenizer):
         back = vocoder if isinstance(vocoder, UnitVocoder) else load_vocoder(vocoder)
         check_vocoder(back, dict(zip(self.layers, self.full_spec.codebook_sizes, strict=True)))
         spec = replace(self.full_spec, decodable=True)
-        tokenizer = type(self).of(spec, self.encoder, self.codebooks, back, self.source)
+        tokenizer = type(self).of(spec, self.encoder, self.codebooks, back, self.source, self.lookup)
         tokenizer.provenance = dict(self.provenance)
         return tokenizer.to(self.device)
 
@@ -134,6 +138,7 @@ class SSLKMeans(Tokenizer):
             "vocoder": None if self.vocoder is None else self.vocoder.to_config(),
             "source": self.source,
             "indexing": INDEXING,
+            **({} if self.lookup == "euclidean" else {"lookup": self.lookup}),  # so that fingerprints stay
         }
 
     def num_frames(self, num_samples: int) -> int:
@@ -162,7 +167,12 @@ class SSLKMeans(Tokenizer):
     def near_ties(self, wav: Wav, sample_rate: int | None = None, lengths: Wav | None = None) -> dict[int, float]:
         """Layer -> share of frames whose two nearest centres are closer than the precision in use can tell (see
         `KMeansQuantizer.near_ties`): what float16 or bfloat16 may cost. Arguments and errors as `encode`.
+
+        Raises:
+            UnsupportedError: its lookup is by direction.
         """
+        if self.lookup != "euclidean":
+            raise UnsupportedError(f"near ties of {self.spec.name} are not known: its lookup is {self.lookup}")
         states, counts = self.features(wav, sample_rate, lengths)
         valid = torch.arange(states.shape[2], device=states.device) < counts[:, None]
         parts = torch.split(states, self.encoder.config.hidden_size, dim=1)
