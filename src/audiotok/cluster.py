@@ -33,6 +33,7 @@ def on_cluster(
     sample_rate: int,
     channels: int,
     in_order: bool = False,
+    window: int = _BATCHES_PER_ACTOR,
 ) -> Generator[Any]:
     """What `work` makes of every batch.
 
@@ -46,6 +47,7 @@ def on_cluster(
         batches: items with a note for `work`, taken as they are needed.
         sample_rate: to read at, in Hz.
         channels: to read.
+        window: batches for each actor that are taken together.
         in_order: whether results come in the order of the batches, and not as soon as they are there.
 
     Raises:
@@ -61,8 +63,8 @@ def on_cluster(
     device = "cuda" if "num_gpus" in resources else "cpu"
     pickled = ray.put(pickle.dumps(work))
     read = _Reading(source, sample_rate, channels)
-    while window := list(islice(batches, _BATCHES_PER_ACTOR * actors)):
-        rows = [{"task": pickle.dumps(task)} for task in window]
+    while tasks := list(islice(batches, window * actors)):
+        rows = [{"task": pickle.dumps(task)} for task in tasks]
         loaded = ray.data.from_items(rows, override_num_blocks=len(rows)).map(read, num_cpus=reading)
         done = loaded.map(_Working, fn_constructor_args=(pickled, device), concurrency=actors, **resources)
         for row in done.iter_rows():

@@ -87,6 +87,9 @@ def add_to(commands: Commands) -> None:
     group.add_argument("--seed", type=int, default=0, help="the same seed gives the same tokenizer on a CPU; default 0")
     group.add_argument("--device", default="cpu", help="where to fit; default cpu")
     group.add_argument(
+        "--executor", default="local", choices=("local", "ray"), help="where features are computed; default local"
+    )
+    group.add_argument(
         "--num-workers", type=whole, metavar="N", help="reading processes; default the CPUs less one, at most 8"
     )
 
@@ -116,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
             held_out=args.held_out,
             device=args.device,
             num_workers=args.num_workers,
+            executor=args.executor,
             name=args.name,
             out_dir=folder,
             resume=args.resume,

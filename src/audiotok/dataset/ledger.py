@@ -239,22 +239,16 @@ class Ledger:
         """Moves tokens from the ledger to shards of about `shard_bytes`; with `rest` also the last, smaller one."""
         self.commit()
         while self.journal_bytes >= shard_bytes or (rest and self.journal_bytes):
-            numbers, rows, size = [], [], 0
-            for number, row in self._journal():
-                numbers.append((number,))
-                rows.append(row)
-                size += row.tokens.nbytes
-                if size >= shard_bytes:
-                    break
-            last = self._one("SELECT coalesce(max(number), -1) FROM shards")
-            path = self.folder / shard_name(last + 1)
+            number = self._one("SELECT coalesce(max(number), -1) FROM shards") + 1
+            path = self.folder / shard_name(number)
+            shard = _Shard()
             try:
+                rows = shard.take(self._journal(), shard_bytes)
                 write_shard(path, rows, self.spec, self.fingerprint, self.columns)
             except OSError as error:
                 raise OSError(f"cannot write {path}: {error}. {_SAFE}") from error
-            frames = sum(row.tokens.shape[1] for row in rows)
-            self._enter(last + 1, numbers, frames, sum(row.duration for row in rows))
-            self.journal_bytes -= size
+            self._enter(number, shard.numbers, shard.frames, shard.seconds)
+            self.journal_bytes -= shard.size
 
     def counts(self) -> Counts:
         """What is done and to do."""
@@ -359,6 +353,26 @@ class Ledger:
             yield
         except sqlite3.OperationalError as error:
             raise _as_os_error(error, self.folder / FILE) from error
+
+
+class _Shard:
+    """Counts the rows that go to a shard."""
+
+    def __init__(self) -> None:
+        self.numbers: list[tuple[int]] = []
+        self.frames = self.size = 0
+        self.seconds = 0.0
+
+    def take(self, rows: Iterable[tuple[int, Row]], shard_bytes: int) -> Iterator[Row]:
+        """The first rows, until they have that many bytes of tokens."""
+        for number, row in rows:
+            self.numbers.append((number,))
+            self.frames += row.tokens.shape[1]
+            self.seconds += row.duration
+            self.size += row.tokens.nbytes
+            yield row
+            if self.size >= shard_bytes:
+                return
 
 
 class Budget:

@@ -8,8 +8,9 @@ along.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..spec import Spec
 #: In a folder of their own, since readers of a folder of Parquet want nothing else in it.
 PATTERN = "data/tokens-*.parquet"
 OWN_COLUMNS = ("id", "tokens", "shape", "num_frames", "num_samples", "start", "duration")
-_ROW_GROUP_BYTES = 8 << 20  # of tokens: what a reader that wants one row must read
+_ROW_GROUP_BYTES, _ROW_GROUP_ROWS = 4 << 20, 4096  # of tokens: what a reader that wants one row must read
 _METADATA = b"audiotok"
 
 #: Types of carried columns as the ledger names them, by what they become in Parquet.
@@ -68,8 +69,8 @@ def shard_name(number: int) -> str:
     return f"data/tokens-{number:05d}.parquet"
 
 
-def write_shard(path: Path, rows: Sequence[Row], spec: Spec, fingerprint: str, columns: Mapping[str, str]) -> None:
-    """Writes rows as a whole file or not at all.
+def write_shard(path: Path, rows: Iterable[Row], spec: Spec, fingerprint: str, columns: Mapping[str, str]) -> None:
+    """Writes rows as a whole file or not at all; no more of them are in memory than a reader must read for one.
 
     Args:
         path: of the file.
@@ -82,6 +83,31 @@ def write_shard(path: Path, rows: Sequence[Row], spec: Spec, fingerprint: str, c
         OSError: it cannot be written.
     """
     pa = pyarrow()
+    facts = json.dumps({"spec": spec.to_dict(), "fingerprint": fingerprint}, sort_keys=True)
+    tables = (
+        _table(pa, group, spec, columns).replace_schema_metadata({_METADATA: facts}) for group in _row_groups(rows)
+    )
+    first = next(tables)
+    path.parent.mkdir(exist_ok=True)
+    with atomic_write(path) as file, pa.parquet.ParquetWriter(file, first.schema, compression="zstd") as writer:
+        for table in chain([first], tables):
+            writer.write_table(table, row_group_size=len(table))
+
+
+def _row_groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    group: list[Row] = []
+    size = 0
+    for row in rows:
+        group.append(row)
+        size += row.tokens.nbytes
+        if size >= _ROW_GROUP_BYTES or len(group) == _ROW_GROUP_ROWS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _table(pa: Any, rows: Sequence[Row], spec: Spec, columns: Mapping[str, str]) -> Any:
     dtype = np.dtype(token_dtype(spec))
     data = {
         "id": pa.array([row.id for row in rows], pa.string()),
@@ -98,12 +124,7 @@ def write_shard(path: Path, rows: Sequence[Row], spec: Spec, fingerprint: str, c
         data[f"extra_{name}_shape"] = _shapes(pa, [value.shape for value in values], values[0].ndim)
     for name, kind in columns.items():
         data[name] = pa.array([row.columns.get(name) for row in rows], getattr(pa, COLUMN_TYPES[kind])())
-    facts = json.dumps({"spec": spec.to_dict(), "fingerprint": fingerprint}, sort_keys=True)
-    table = pa.table(data).replace_schema_metadata({_METADATA: facts})
-    per_group = max(1, len(rows) * _ROW_GROUP_BYTES // max(1, table["tokens"].nbytes))
-    path.parent.mkdir(exist_ok=True)
-    with atomic_write(path) as file:
-        pa.parquet.write_table(table, file, compression="zstd", row_group_size=per_group)
+    return pa.table(data)
 
 
 def read_shard_facts(path: str | os.PathLike[str]) -> tuple[Spec, str]:

@@ -24,9 +24,9 @@ _SEED_STRIDE = 1_000_003  # callers count their codebooks up from the seed
 
 
 def choose_engine(engine: Engine, device: torch.device) -> Literal["faiss", "torch"]:
-    """ "auto" is torch, which works where the frames already are and costs less than FAISS for the same centroids thanks
-    to its search (docs/performance.md); but FAISS on a CPU without bfloat16 products, where it is installed: there
-    the search has no first pass.
+    """ "auto" is torch, which works where the frames already are, and costs less than FAISS for the same centroids by
+    virtue of its search (docs/performance.md); but FAISS, where it is installed, on a CPU without bfloat16 products:
+    there the search has no first pass.
 
     Raises:
         MissingDependencyError: FAISS was asked for and is not installed. InputError: no such engine.

@@ -36,6 +36,10 @@ class Features(Protocol):
         """Frames [N, layers · width] of wav [C, T], in pieces that follow one another."""
         ...
 
+    def to(self, device: torch.device | str) -> None:
+        """Moves what it computes with."""
+        ...
+
     def tokenizer(self, name: str, tables: list[Tensor], lookup: str) -> Tokenizer:
         """The tokenizer with these centroids [V, width]: one per layer for SSL, else residual ones."""
         ...
@@ -63,6 +67,10 @@ class LogMelFeatures:
     def frames(self, wav: Tensor) -> Iterator[Tensor]:
         found, _ = self._frames.features(wav)
         yield found[0].t()
+
+    def to(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        self._frames.to(device)
 
     def tokenizer(self, name: str, tables: list[Tensor], lookup: str) -> Tokenizer:
         spec = Spec(
@@ -97,6 +105,10 @@ class SSLFeatures:
         row = torch.nn.functional.pad(row, (0, max(0, self.encoder.min_samples - len(row))))
         for _, states in self.encoder.windows(row):
             yield torch.cat([states[layer] for layer in self.layers], dim=1)
+
+    def to(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        self.encoder.to(device)
 
     def tokenizer(self, name: str, tables: list[Tensor], lookup: str) -> Tokenizer:
         config, size = self.encoder.config, len(tables[0])
@@ -135,6 +147,10 @@ class LatentFeatures:
     def frames(self, wav: Tensor) -> Iterator[Tensor]:
         found: Iterator[Tensor] = self._frames.latents(wav)  # type: ignore[operator]
         return found
+
+    def to(self, device: torch.device | str) -> None:
+        self.codec.to(device)
+        self._frames.to(device)
 
     def tokenizer(self, name: str, tables: list[Tensor], lookup: str) -> Tokenizer:
         found: Tokenizer = family_class("latent-kmeans").of(

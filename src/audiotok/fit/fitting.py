@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -20,6 +20,7 @@ from .job import Job
 from .page import save_fits
 from .reading import HELD_OUT_FRAMES
 
+Executor = Literal["local", "ray"]
 ROWS_PER_CENTROID = 384
 
 
@@ -41,6 +42,7 @@ def fit_kmeans(
     held_out: Any = None,
     device: str | torch.device = "cpu",
     num_workers: int | None = None,
+    executor: Executor = "local",
     name: str = "",
     out_dir: str | os.PathLike[str] | None = None,
     resume: bool = True,
@@ -74,6 +76,7 @@ def fit_kmeans(
         held_out: another source to measure on; nothing of `source` is then held out.
         device: where to compute features and fit; a `Tokenizer` given as features stays where it is.
         num_workers: processes that read and resample; default one for each CPU but one, at most 8. 0 reads in between.
+        executor: "local", or "ray" to read and compute features on a cluster; the sample comes here and is fitted here.
         name: of the tokenizer; default from features, k and num_codebooks.
         out_dir: folder that the tokenizer is saved in, with report.md and its plots. A fit that was stopped, in
             whatever way, goes on when it is called again with the same arguments, and gives the same tokenizer.
@@ -109,6 +112,7 @@ def fit_kmeans(
         held_out=held_out,
         device=device,
         num_workers=num_workers,
+        executor=executor,
         name=name,
         out_dir=out_dir,
         resume=resume,
@@ -135,6 +139,7 @@ def fit_several(
     held_out: Any = None,
     device: str | torch.device = "cpu",
     num_workers: int | None = None,
+    executor: Executor = "local",
     name: str = "",
     out_dir: str | os.PathLike[str] | None = None,
     resume: bool = True,
@@ -165,6 +170,11 @@ def fit_several(
         raise InputError(f"num_workers must be at least 0, not {workers}")
     if minibatch and restarts > 1:
         raise InputError("minibatch sees every frame once: restarts= is for a fit on a sample")
+    if executor not in get_args(Executor) or (executor == "ray" and minibatch):
+        raise InputError(
+            f'executor must be "local", or "ray" without minibatch, of which every frame would have to travel, not '
+            f"{executor!r}" + " with it" * minibatch
+        )
     extractor = features_of(features, layers, where)
     if num_codebooks > 1 and (extractor.layers or spherical or minibatch):
         raise InputError(
@@ -182,7 +192,7 @@ def fit_several(
         ks=ks,
         sample_frames=min(max(1, max_bytes // (4 * extractor.width * max(1, len(extractor.layers)))), wanted),
         max_bytes=max_bytes,
-        num_workers=workers,
+        num_workers=None if executor == "ray" else workers,
         name=name,
         progress=progress,
     )

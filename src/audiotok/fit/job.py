@@ -17,7 +17,8 @@ from .checkpoint import Checkpoint
 from .clusters import Method, check_frames, fit_residual, fit_stream
 from .features import Features
 from .page import Fitted, failure_line
-from .reading import HELD_OUT_EVERY, HELD_OUT_FRAMES, Collected, collect, passes_of
+from .ray_extraction import extract_on_ray
+from .reading import HELD_OUT_EVERY, HELD_OUT_FRAMES, Collected, Extracted, collect, extract, passes_of
 from .report import FitReport, join, measure
 from .sample import FrameSample
 from .stream import Streams
@@ -34,7 +35,7 @@ class Job:
         ks: entries per codebook, ascending: a tokenizer for each.
         sample_frames: most frames to fit on (with mini-batches, to look at before and after).
         max_bytes: that mini-batch k-means keeps of them.
-        num_workers: processes that read.
+        num_workers: processes that read; None extracts frames on a Ray cluster.
         name: of the tokenizers.
         progress: whether to show bars.
     """
@@ -46,7 +47,7 @@ class Job:
     ks: Sequence[int]
     sample_frames: int
     max_bytes: int
-    num_workers: int
+    num_workers: int | None
     name: str
     progress: bool
 
@@ -92,9 +93,8 @@ class Job:
             state.restore(*before)
         collect(
             passes,
-            self.extractor,
             state,
-            num_workers=self.num_workers,
+            extract=self._extract,
             checkpoint=checkpoint,
             progress=self.progress,
         )
@@ -106,6 +106,11 @@ class Job:
                 raise FitError(message)
             warnings.warn(message, FitWarning, stacklevel=5)
         return state
+
+    def _extract(self, source: Source, first: int, state: Collected) -> Iterator[Extracted]:
+        if self.num_workers is None:
+            return extract_on_ray(source, first, self.extractor, self.method.seed, state)
+        return extract(source, first, self.extractor, self.num_workers)
 
     def _fit(self, k: int, frames: Tensor, test: Tensor, state: Collected, checkpoint: Checkpoint | None) -> Fitted:
         method, extractor = self.method, self.extractor

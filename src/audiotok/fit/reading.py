@@ -2,12 +2,13 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -36,13 +37,24 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Frames [N, D] of an item from number `first` on; or of `count` frames from there those in `rows`."""
+
+    item: int
+    first: int
+    frames: Tensor
+    rows: npt.NDArray[np.int64] | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
 class Extracted:
-    """Frames of consecutive items, in pieces: (number of the item, of its first frame, frames [N, D]), to take once."""
+    """Frames of consecutive items, to take once."""
 
     num_items: int  # with those that failed
     seconds: float
     failures: list[Failure]
-    pieces: Iterable[tuple[int, int, Tensor]]
+    pieces: Iterable[Piece]
 
 
 def passes_of(source: Source, held_out: Source | None, seed: int) -> list[Pass]:
@@ -64,7 +76,7 @@ def extract(source: Source, first: int, extractor: Features, num_workers: int) -
 
     def batches() -> Iterator[list[Item]]:
         number = first
-        for items in _batches(with_lengths(source, islice(source.items(), first, None))):
+        for items in batches_of(with_lengths(source, islice(source.items(), first, None))):
             given.append((number, items))
             number += len(items)
             yield items
@@ -79,18 +91,18 @@ def extract(source: Source, first: int, extractor: Features, num_workers: int) -
             num_items=len(items),
             seconds=sum(row.shape[1] for row in batch.rows) / rate,
             failures=batch.failures,
-            pieces=chain.from_iterable(_pieces(extractor, number, row) for number, row in rows),
+            pieces=chain.from_iterable(pieces_of(extractor, number, row) for number, row in rows),
         )
 
 
-def _pieces(extractor: Features, number: int, row: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+def pieces_of(extractor: Features, number: int, row: Tensor) -> Iterator[Piece]:
     first = 0
     for frames in extractor.frames(row):
-        yield number, first, frames
+        yield Piece(number, first, frames)
         first += len(frames)
 
 
-def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+def batches_of(items: Iterable[Item]) -> Iterator[list[Item]]:
     """Items that follow one another, about a minute of them."""
     batch: list[Item] = []
     seconds = 0.0
@@ -131,8 +143,13 @@ class Collected:
 
     def take(self, number: int, found: Extracted, which: Pass) -> None:
         """Adds what was extracted of pass `number`."""
-        for item, first, frames in found.pieces:
-            if which.held is None or item in which.held:
+        for piece in found.pieces:
+            item, first, frames = piece.item, piece.first, piece.frames
+            if piece.rows is not None:
+                apart = which.held is None or item in which.held
+                target = self.held_out if apart and self.held_out is not None else self.sample
+                target.add(frames, file=item, first_frame=first, rows=piece.rows, count=piece.count)
+            elif which.held is None or item in which.held:
                 self._hold_out(frames, item, first)
             elif self.by_frame:
                 held = torch.arange(first, first + len(frames)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
@@ -180,12 +197,15 @@ class Collected:
         return self.sample.seen + (self.held_out.seen if self.held_out is not None else 0)
 
 
+#: Gives the frames of all items of a source from a number on, in order, for what has been gathered so far.
+Extract = Callable[[Source, int, Collected], Iterator[Extracted]]
+
+
 def collect(
     passes: list[Pass],
-    extractor: Features,
     state: Collected,
     *,
-    num_workers: int,
+    extract: Extract,
     checkpoint: Checkpoint | None,
     progress: bool,
 ) -> None:
@@ -197,7 +217,7 @@ def collect(
         return
     with tqdm(total=total, initial=done, desc="reading", unit="item", disable=not progress) as bar:
         for number, one in enumerate(passes):
-            for found in extract(one.source, state.positions[number], extractor, num_workers):
+            for found in extract(one.source, state.positions[number], state):
                 state.take(number, found, one)
                 state.spent = before + time.perf_counter() - began
                 bar.update(found.num_items)

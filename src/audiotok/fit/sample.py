@@ -20,6 +20,10 @@ class FrameSample:
         dim: D of a frame.
         seed: of the keys.
 
+    Attributes:
+        seen: frames offered.
+        limit: frames with a key above it are not kept any more; it falls as frames are seen.
+
     Example:
         >>> sample = FrameSample(2, dim=1, seed=0)
         >>> sample.add(torch.arange(5.0)[:, None], file=0)
@@ -35,16 +39,27 @@ class FrameSample:
         self._frames = np.empty((0, dim), np.float32)
         self._keys = np.empty(0)
         self._held = 0
-        self._limit = 1.0  # no key above it can be among the smallest any more
+        self.limit = 1.0  # no key above it can be among the smallest any more
 
-    def add(self, frames: Tensor, *, file: int, first_frame: int = 0) -> None:
-        """Offers frames [N, D]: those from number `first_frame` on of file number `file`."""
-        keys = np.random.default_rng([self.seed, file]).random(first_frame + len(frames))[first_frame:]
-        self.seen += len(frames)
-        chosen = np.flatnonzero(keys <= self._limit)
-        rows = frames.detach().float().cpu().numpy()
+    def add(
+        self,
+        frames: Tensor,
+        *,
+        file: int,
+        first_frame: int = 0,
+        rows: npt.NDArray[np.int64] | None = None,
+        count: int | None = None,
+    ) -> None:
+        """Offers frames [N, D]: those from number `first_frame` on of file number `file`; or, of `count` frames from
+        there, those that `rows_to_offer` named."""
+        total = len(frames) if count is None else count
+        keys = _keys(self.seed, file, first_frame, total)
+        keys = keys if rows is None else keys[rows]
+        self.seen += total
+        chosen = np.flatnonzero(keys <= self.limit)
+        found = frames.detach().float().cpu().numpy()
         for part in np.array_split(chosen, -(-len(chosen) // 4096) or 1):
-            self._append(rows[part], keys[part])
+            self._append(found[part], keys[part])
 
     def frames(self) -> Tensor:
         """[min(size, seen), D] float32, in the order of their keys."""
@@ -58,13 +73,13 @@ class FrameSample:
             "frames": torch.from_numpy(self._frames[: self._held]),
             "keys": torch.from_numpy(self._keys[: self._held]),
             "seen": torch.tensor(self.seen),
-            "limit": torch.tensor(self._limit, dtype=torch.float64),
+            "limit": torch.tensor(self.limit, dtype=torch.float64),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes up where the sample that gave `state` was."""
         self._frames, self._keys = state["frames"].numpy().copy(), state["keys"].numpy().copy()
-        self._held, self.seen, self._limit = len(self._keys), int(state["seen"]), float(state["limit"])
+        self._held, self.seen, self.limit = len(self._keys), int(state["seen"]), float(state["limit"])
 
     def _append(self, rows: npt.NDArray[np.float32], keys: npt.NDArray[np.float64]) -> None:
         if self._held + len(rows) > self._capacity:
@@ -83,4 +98,14 @@ class FrameSample:
             return
         keep = np.argpartition(self._keys[: self._held], self.size - 1)[: self.size]
         self._frames[: self.size], self._keys[: self.size] = self._frames[keep], self._keys[keep]
-        self._held, self._limit = self.size, float(self._keys[: self.size].max())
+        self._held, self.limit = self.size, float(self._keys[: self.size].max())
+
+
+def rows_to_offer(seed: int, file: int, first_frame: int, count: int, limit: float) -> npt.NDArray[np.int64]:
+    """Which of `count` frames of a file a sample may keep that has this seed and limit, or by now a lower one. Known
+    elsewhere, so that only these need to travel."""
+    return np.flatnonzero(_keys(seed, file, first_frame, count) <= limit)
+
+
+def _keys(seed: int, file: int, first_frame: int, count: int) -> npt.NDArray[np.float64]:
+    return np.random.default_rng([seed, file]).random(first_frame + count)[first_frame:]
