@@ -128,8 +128,8 @@ def plain_faiss(rows: np.ndarray, k: int, per_centroid: int, seed: int) -> np.nd
     return clustering.centroids
 
 
-def ours(rows: np.ndarray, k: int, engine: str, seed: int) -> np.ndarray:
-    return fit_centroids(torch.from_numpy(rows), k, engine=engine, iterations=ITERATIONS, seed=seed).numpy()
+def ours(rows: np.ndarray, k: int, engine: str, seed: int, iterations: int = ITERATIONS) -> np.ndarray:
+    return fit_centroids(torch.from_numpy(rows), k, engine=engine, iterations=iterations, seed=seed).numpy()
 
 
 def one_pass(rows: np.ndarray, k: int, seed: int) -> np.ndarray:
@@ -171,6 +171,7 @@ def main() -> None:
         ),
         "audiotok, engine=faiss": lambda: ours(rows, k, "faiss", seed),
         "audiotok, engine=torch": lambda: ours(rows, k, "torch", seed),
+        "audiotok, engine=torch, 10 steps": lambda: ours(rows, k, "torch", seed, 10),
         "audiotok, one pass (MiniBatchKMeans)": lambda: one_pass(rows, k, seed),
     }
     if not args.lloyd:
