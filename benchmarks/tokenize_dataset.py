@@ -125,7 +125,7 @@ def growth(args: argparse.Namespace) -> None:
     files = clips(args.manifest, 1000, (0.5, 3.0))
     print("| items | audio, h | seconds | seconds per 1000 items | peak, MiB | of the reading process |")
     print("| ---: | ---: | ---: | ---: | ---: | ---: |")
-    for times in (1, 4, 16):
+    for times in args.times:
         with tempfile.TemporaryDirectory() as folder:
             manifest = Path(folder, "items.jsonl")
             with manifest.open("w") as file:
@@ -270,6 +270,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("rate", "growth", "workers", "peers"))
     parser.add_argument("manifest", type=Path)
+    parser.add_argument("--times", nargs="+", type=int, default=[1, 4, 16], help="of growth")
     args = parser.parse_args()
     torch.manual_seed(0)
     {"rate": rate, "growth": growth, "workers": workers, "peers": peers}[args.what](args)

@@ -1,5 +1,7 @@
 """Shared by all tests: real clips, and a small tokenizer fitted on them once."""
 
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,18 @@ def speech() -> list[torch.Tensor]:
 def small(clips: list[Path]) -> LogMelKMeans:
     """Three codebooks of 32 log-mel centroids, fitted on the clips. Treat as read-only."""
     return audiotok.fit_kmeans(clips, k=32, num_codebooks=3, iterations=4, engine="torch", progress=False)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray, with two CPUs of this machine."""
+    import ray
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        yield
+        ray.shutdown()
 
 
 _TABLE = ParityTable()

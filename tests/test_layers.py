@@ -67,8 +67,8 @@ def test_the_check_sees_a_wrong_import(tmp_path, monkeypatch):
 def test_listing_tokenizers_imports_nothing_heavy():
     code = (
         "import sys, audiotok; assert audiotok.list_tokenizers();"
-        "heavy = ('transformers', 'faiss', 'sklearn', 'matplotlib', 'ray', 'huggingface_hub', 'encodec', 'dac', 'pyarrow',"
-        "'pandas', 'datasets', 'lhotse', 'tokenizers', 'constriction', 'torch._dynamo');"
+        "heavy = ('transformers', 'faiss', 'sklearn', 'matplotlib', 'ray', 'huggingface_hub', 'encodec', 'dac',"
+        "'pyarrow', 'pandas', 'datasets', 'lhotse', 'tokenizers', 'constriction', 'torch._dynamo');"
         "print(*[name for name in heavy if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,26 +5,15 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
 import audiotok
 from audiotok.cluster import _sizes
 from audiotok.errors import InputError
 
 from .conftest import tokens_of
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-        yield
-        ray.shutdown()
 
 
 def run(tok, source, out, **options):

@@ -1,24 +1,13 @@
 """Features computed on a Ray cluster: the tokenizer of a fit in this process, and only the frames kept travel."""
 
 import warnings
-from collections.abc import Iterator
 
 import pytest
-import ray
 import torch
 
 import audiotok
 from audiotok.errors import InputError
 from audiotok.fit.sample import FrameSample, rows_to_offer
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
-        yield
-        ray.shutdown()
 
 
 def test_the_tokenizer_of_a_fit_in_this_process(cluster, clips):
