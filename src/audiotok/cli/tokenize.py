@@ -59,20 +59,24 @@ def run(args: argparse.Namespace) -> int:
     """Tokenizes, and says what came of it."""
     several = len(args.device) > 1
     tokenizer = load_tokenizer(args, mode="encode", device="cpu" if several else args.device[0])
-    report = tokenize_dataset(
-        tokenizer,
-        args.sources[0] if len(args.sources) == 1 else args.sources,
-        args.out,
-        batch_seconds=args.batch_seconds,
-        num_workers=args.num_workers,
-        devices=args.device if several else None,
-        max_seconds=args.max_seconds,
-        columns=args.columns,
-        shard_bytes=args.shard_size,
-        resume=not args.no_resume,
-        engine=args.engine,
-        progress=wants_bars(args),
-    )
+    try:
+        report = tokenize_dataset(
+            tokenizer,
+            args.sources[0] if len(args.sources) == 1 else args.sources,
+            args.out,
+            batch_seconds=args.batch_seconds,
+            num_workers=args.num_workers,
+            devices=args.device if several else None,
+            max_seconds=args.max_seconds,
+            columns=args.columns,
+            shard_bytes=args.shard_size,
+            resume=not args.no_resume,
+            engine=args.engine,
+            progress=wants_bars(args),
+        )
+    except KeyboardInterrupt:
+        say(f"{args.out}: stopped; what is done is there, and the same command goes on from it")
+        raise
     if args.json:
         emit({"output": args.out, "tokenizer": tokenizer.spec.name, **report.to_dict()})
     elif not args.quiet and not report.hours and not report.failed:
