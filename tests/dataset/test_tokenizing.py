@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 import audiotok
 from audiotok.dataset import encoding
 from audiotok.dataset.ledger import Budget, Ledger, split
-from audiotok.errors import CheckpointError, InputError
+from audiotok.errors import CheckpointError, InputError, MissingDependencyError
 from audiotok.sources import Batch, Item, open_source
 from audiotok.spec import Spec
 
@@ -339,3 +340,10 @@ def test_extras_are_stored_beside_the_tokens(corpus, tmp_path):
             assert np.array_equal(stored, value[0].numpy())
     types = pyarrow.parquet.read_schema(next(tmp_path.glob("out/data/*"))).types
     assert {"list<element: int64>", "list<element: float>"} <= set(map(str, types))
+
+
+def test_a_missing_pyarrow_is_named_before_anything_is_done(small, clips, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'audiotok\[dataset\]'"):
+        run(small, clips, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

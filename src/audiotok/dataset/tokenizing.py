@@ -22,7 +22,7 @@ from .encoding import Encoded, encode_batches
 from .ledger import FILE, Budget, Counts, Ledger, split
 from .ray_engine import encode_on_ray
 from .report import Meter, TokenizeReport
-from .shards import PATTERN
+from .shards import PATTERN, pyarrow
 
 FORMAT = 1  # of the folder
 CARD, ERRORS = "card.json", "errors.jsonl"
@@ -89,6 +89,7 @@ def tokenize_dataset(
     workers = min(8, max(1, (os.cpu_count() or 1) - 1)) if num_workers is None else num_workers
     if workers < 0:
         raise InputError(f"num_workers must be at least 0, not {workers}")
+    pyarrow()  # missing, it should not be missed only when the first shard is due
     opened = open_source(source)
     run = _engine(tokenizer, opened, engine, devices, workers)
     folder = Path(out_dir)
