@@ -77,7 +77,7 @@ def test_killed_a_few_times(corpus, tmp_path):
 @pytest.mark.timeout(900)
 def test_killed_at_20_random_moments(corpus, tmp_path):
     source = corpus(600, corrupt=5, seconds=(3.0, 5.0))
-    assert kill_and_compare(source, tmp_path, kills=20, window=(0.0, 4.5)) >= 10
+    assert kill_and_compare(source, tmp_path, kills=20, window=(0.2, 2.2)) >= 10
     assert len(failed_ids(tmp_path / "killed")) == 5
     assert len(tokens_of(tmp_path / "killed")) == 600
 

@@ -12,7 +12,8 @@ import torch
 
 import audiotok
 from audiotok.dataset import encoding
-from audiotok.dataset.ledger import Budget, Ledger, split
+from audiotok.dataset.batches import Budget, split
+from audiotok.dataset.ledger import Ledger
 from audiotok.errors import CheckpointError, InputError, MissingDependencyError
 from audiotok.sources import Batch, Item, open_source
 from audiotok.spec import Spec

@@ -7,13 +7,11 @@ then: one that is found without an entry was finished by a run that died in betw
 """
 
 import json
-import math
 import sqlite3
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from ..codes import Codes
 from ..errors import CheckpointError, InputError
 from ..sources import Failure, Item
 from ..spec import Spec
+from .batches import Budget, batched, side_by_side
 from .shards import (
     OWN_COLUMNS,
     PATTERN,
@@ -42,7 +41,6 @@ FILE = "progress.sqlite"
 _TODO, _JOURNAL, _SHARD, _FAILED = range(4)
 _TOGETHER = 1000  # rows of one call
 _SAFE = "What was written before is safe: run again to go on"
-_UNKNOWN_SECONDS = 30.0  # what an item whose length nobody knows counts for in a batch
 
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT);
@@ -192,7 +190,7 @@ class Ledger:
             "ORDER BY coalesce(longest, seconds) DESC, items.block, seconds DESC, number",
             (_TODO,),
         )
-        for batch in _side_by_side(_batched(order, budget), lanes):
+        for batch in side_by_side(batched(order, budget), lanes):
             marks = ", ".join("?" * len(batch))
             rows = self._base.execute(f"SELECT number, item FROM items WHERE number IN ({marks})", batch)
             found = dict(rows.fetchall())
@@ -373,94 +371,6 @@ class _Shard:
             yield row
             if self.size >= shard_bytes:
                 return
-
-
-class Budget:
-    """How many seconds of audio a batch may hold, padding included. It only ever shrinks.
-
-    Args:
-        seconds: in a batch.
-        rows: in a batch, at most.
-    """
-
-    def __init__(self, seconds: float, rows: int = 256) -> None:
-        if not (seconds > 0 and math.isfinite(seconds)):
-            raise InputError(f"batch_seconds must be above 0, not {seconds}")
-        self.seconds, self.rows = seconds, rows
-
-    def halve(self, used: float) -> None:
-        """After a batch of `used` seconds did not fit in memory."""
-        self.seconds = min(self.seconds, used / 2)
-
-
-def split(items: Iterable[Item], max_seconds: float | None, spec: Spec) -> Iterator[Item]:
-    """Items, long ones cut into pieces of at most `max_seconds`, each a whole number of token frames but the last.
-
-    Piece i of an item ID is called ID#i. An item whose length is not known stays whole.
-
-    Raises:
-        InputError: `max_seconds` holds no frame.
-    """
-    if max_seconds is None:
-        yield from items
-        return
-    frames = math.floor(max_seconds * spec.frame_rate * (1 + 1e-12))
-    if frames < 1:
-        raise InputError(f"max_seconds must hold a frame of {spec.name}, {1 / spec.frame_rate:g} s, not {max_seconds}")
-    step = frames * spec.hop_length / spec.sample_rate
-    for item in items:
-        count = math.ceil(item.seconds / step - 1e-6)
-        if item.seconds <= max_seconds or count < 2:
-            yield item
-            continue
-        first = item.start or 0.0
-        for i in range(count):
-            end = item.end if i == count - 1 else first + (i + 1) * step
-            yield replace(
-                item,
-                id=f"{item.id}#{i:0{len(str(count - 1))}d}",
-                start=first + i * step,
-                end=end,
-                seconds=min(step, item.seconds - i * step),
-                stated=None,
-            )
-
-
-def _batched(rows: Iterable[tuple[int, float, int | None]], budget: Budget) -> Iterator[tuple[int | None, list[int]]]:
-    """(block, numbers) of batches within the budget, from (number, seconds, block) in their order."""
-    batch: list[int] = []
-    longest, current = 0.0, None
-    for number, seconds, block in rows:
-        cost = seconds or _UNKNOWN_SECONDS
-        full = (len(batch) + 1) * max(longest, cost) > budget.seconds or len(batch) == budget.rows
-        if batch and (full or block != current):
-            yield current, batch
-            batch, longest = [], 0.0
-        batch.append(number)
-        longest, current = max(longest, cost), block
-    if batch:
-        yield current, batch
-
-
-def _side_by_side(batches: Iterator[tuple[int | None, list[int]]], lanes: int) -> Iterator[list[int]]:
-    """Batches such that `lanes` workers which take one each in turn read a block each."""
-    waiting = _blocks(batches)
-    open_blocks = deque(islice(waiting, max(1, lanes)))
-    while open_blocks:
-        block = open_blocks.popleft()
-        yield block.popleft()
-        block = block or next(waiting, block)
-        if block:
-            open_blocks.append(block)
-
-
-def _blocks(batches: Iterator[tuple[int | None, list[int]]]) -> Iterator[deque[list[int]]]:
-    """The batches of each block; one that lies anywhere is a block of its own."""
-    for block, some in groupby(batches, key=lambda pair: pair[0]):
-        if block is not None:
-            yield deque(numbers for _, numbers in some)
-        else:
-            yield from (deque([numbers]) for _, numbers in some)
 
 
 def _plain(value: Tensor) -> list[Any]:

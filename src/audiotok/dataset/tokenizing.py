@@ -17,9 +17,10 @@ from ..errors import InputError
 from ..files import atomic_write
 from ..sources import Item, Source, open_source, with_lengths
 from ..tokenizer import Tokenizer
+from .batches import Budget, split
 from .devices import encode_on_devices
 from .encoding import Encoded, encode_batches
-from .ledger import FILE, Budget, Counts, Ledger, split
+from .ledger import FILE, Counts, Ledger
 from .ray_engine import encode_on_ray
 from .report import Meter, TokenizeReport
 from .shards import PATTERN, pyarrow
