@@ -120,10 +120,11 @@ def test_the_command_killed_at_any_moment_gives_the_same_bytes(features, clips, 
     began = time.perf_counter()
     assert attempt("whole", None) == 0
     codes, seconds = [], 0.4 * (time.perf_counter() - began)
-    while not codes or codes[-1]:
+    while not codes or (tmp_path / "killed" / FOLDER).exists() or not (tmp_path / "killed").exists():
         codes.append(attempt("killed", seconds))
         seconds *= 1.2
-    assert codes == [-signal.SIGKILL] * (len(codes) - 1) + [0]
+    assert set(codes[:-1]) == {-signal.SIGKILL}
+    assert codes[-1] in (0, -signal.SIGKILL)  # it may be hit when all is done, on its way out
     assert len(codes) > 2
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
