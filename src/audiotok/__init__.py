@@ -8,7 +8,7 @@ wav = tok.decode(codes)                    # [B, C, T], exactly as long as what 
 
 from importlib.metadata import version
 
-from . import audio, errors
+from . import audio, errors, lm
 from .catalog import Entry
 from .codes import Codes
 from .convert import convert
@@ -37,6 +37,7 @@ __all__ = [
     "fit_kmeans",
     "fit_several",
     "list_tokenizers",
+    "lm",
     "load",
     "open_codes",
     "register",
