@@ -105,7 +105,15 @@ def test_interrupted_with_control_c(corpus, tmp_path):
     """Ends at once, says how to go on, and leaves what was done readable."""
     source, out = corpus(300, seconds=(2.0, 4.0)), tmp_path / "out"
     whole = command(source, out, "--num-workers", "1", "--batch-seconds", "5", "--shard-size", "20KB")
-    process = subprocess.Popen(whole, env=QUIET, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    # What runs in the background of a shell ignores the signal, and hands that on.
+    process = subprocess.Popen(
+        whole,
+        env=QUIET,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not list(out.glob("data/*.parquet")):  # of the first of some thirty shards
         assert process.poll() is None
         time.sleep(0.001)

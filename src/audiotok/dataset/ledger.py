@@ -165,7 +165,9 @@ class Ledger:
                 self._base.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
 
     def resume(self) -> None:
-        """Takes up a plan: failed items are to do again, and shards without an entry are entered."""
+        """Takes up a plan: failed items are to do again, shards without an entry are entered, halves of one deleted."""
+        for left in self.folder.glob("data/.*.tmp"):  # of a run that was killed: nobody else writes here
+            left.unlink()
         self.columns = self.fact("columns")
         with self._writing():
             self._base.execute("UPDATE items SET state = ? WHERE state = ?", (_TODO, _FAILED))
