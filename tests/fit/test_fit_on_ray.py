@@ -12,11 +12,10 @@ from audiotok.fit.sample import FrameSample, rows_to_offer
 
 def test_the_tokenizer_of_a_fit_in_this_process(cluster, clips):
     options = {"k": 16, "num_codebooks": 2, "max_frames": 400, "engine": "torch", "progress": False}
-    paths = [clip for clip in clips for _ in range(1)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        there = audiotok.fit_kmeans(paths, executor="ray", **options)
-        here = audiotok.fit_kmeans(paths, **options)
+        there = audiotok.fit_kmeans(clips, executor="ray", **options)
+        here = audiotok.fit_kmeans(clips, **options)
     assert there.fingerprint == here.fingerprint
     assert there.provenance["fit"]["frames_seen"] == here.provenance["fit"]["frames_seen"]
     assert there.provenance["fit"]["distortion"] == here.provenance["fit"]["distortion"]

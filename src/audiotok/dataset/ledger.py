@@ -212,7 +212,7 @@ class Ledger:
             extras = {name: _plain(value[0]) for name, value in codes.extras.items()}
             values = (tokens.shape[1], int(codes.num_samples[0]), tokens.tobytes(), json.dumps(extras), item.id)
             self._base.execute(
-                "INSERT INTO journal SELECT number, ?, ?, ?, ? FROM items WHERE id = ? AND state = 0", values
+                f"INSERT INTO journal SELECT number, ?, ?, ?, ? FROM items WHERE id = ? AND state = {_TODO}", values
             )
             self._base.execute("UPDATE items SET state = ? WHERE id = ?", (_JOURNAL, item.id))
             self.journal_bytes += tokens.nbytes
