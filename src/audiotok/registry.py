@@ -19,6 +19,7 @@ from .errors import PluginError, UnknownTokenizerError
 FAMILIES: dict[str, str] = {
     "logmel-kmeans": "audiotok.ssl.logmel_kmeans:LogMelKMeans",
     "ssl-kmeans": "audiotok.ssl.tokenizer:SSLKMeans",
+    "codec": "audiotok.codec.codec:Codec",
     "dac": "audiotok.backends.dac:DAC",
     "encodec": "audiotok.backends.encodec:EnCodec",
     "esc": "audiotok.backends.esc:ESC",

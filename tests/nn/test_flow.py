@@ -1,4 +1,4 @@
-"""Signals whole, in pieces and as ragged rows give what torch's own layers give for each row alone."""
+"""Signals whole, in pieces, as ragged rows and in training give what torch's own layers give for each row alone."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from audiotok.errors import InputError
 from audiotok.nn.activations import LeakyRelu, Snake, elu
 from audiotok.nn.conv import Chain, Conv, ConvTranspose, Residual, Stages
-from audiotok.nn.flow import Pieces, Ragged, Window
+from audiotok.nn.flow import Pieces, Ragged, Whole, Window
 
 
 def whole(layer: nn.Module, x: Tensor) -> Tensor:
@@ -42,6 +42,8 @@ def assert_all_ways_agree(layer: nn.Module, lengths: list[int], channels: int, *
     for row, wanted in zip(rows, alone, strict=True):
         for sizes in ([1] * 40, [7, 1, 1, 30, 2], [2, 3] * 50, [64] * 9):
             torch.testing.assert_close(in_pieces(layer, row, sizes), wanted, atol=atol, rtol=0)
+    for row, wanted in zip(rows, alone, strict=True):
+        torch.testing.assert_close(layer(row, Whole()), wanted, atol=atol, rtol=0)
     for found, wanted in zip(ragged(layer, rows), alone, strict=True):
         torch.testing.assert_close(found, wanted, atol=atol, rtol=0)
 

@@ -15,7 +15,7 @@ from ..nn.activations import Snake
 from ..nn.conv import Apply, Chain, Conv, ConvTranspose, Residual, Stages
 from ..quantize import ResidualVQ, VQOptions
 from ..spec import Spec
-from .convolutional import ConvolutionalCodec
+from ..codec.convolutional import ConvolutionalCodec
 from .dac_files import DacFile, compress, decompress
 from .weights import Weights, build, folded, layout, named_tensors, number, numbers, one_file
 

@@ -13,7 +13,7 @@ from ..quantize import KMeansQuantizer
 from ..registry import family_class
 from ..spec import Spec
 from ..tokenizer import Tokenizer
-from .convolutional import ConvolutionalCodec
+from ..codec.convolutional import ConvolutionalCodec
 
 _PROBE_FRAMES = 16
 

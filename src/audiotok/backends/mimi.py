@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..checkpoint import file_sha256
 from ..spec import Spec
-from .convolutional import ConvolutionalCodec
+from ..codec.convolutional import ConvolutionalCodec
 from .mimi_config import MimiConfig
 from .mimi_files import read_published
 from .mimi_network import MimiDecoder, MimiEncoder, SplitRVQ

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..nn.flow import Pieces
 from ..quantize import MultiScaleRVQ, VQOptions
 from ..spec import Spec
-from .convolutional import ConvolutionalCodec
+from ..codec.convolutional import ConvolutionalCodec
 from .snac_files import network_sizes, network_spec, network_state, read_weights
 from .snac_network import NetworkSizes, decoder, draw_noise, encoder
 from .weights import build, number, one_file

@@ -10,7 +10,7 @@ from ..errors import CheckpointError
 from ..nn.seanet import SeanetConfig, plain_names, seanet_decoder, seanet_encoder, seanet_names
 from ..quantize import ResidualVQ, VQOptions
 from ..spec import Spec
-from .convolutional import ConvolutionalCodec
+from ..codec.convolutional import ConvolutionalCodec
 from .weights import Weights, build, flag, folded, layout, named_tensors, number, numbers, one_file
 
 _UNUSED = ("cluster_size", "embed_avg", "inited")  # of a codebook's training

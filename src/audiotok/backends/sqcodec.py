@@ -15,7 +15,7 @@ from ..errors import CheckpointError, InputError
 from ..nn.conv import Apply, Chain, Conv, ConvTranspose, Layer, Residual, Stages
 from ..nn.flow import Flow, Window
 from ..spec import Spec
-from .convolutional import ConvolutionalCodec
+from ..codec.convolutional import ConvolutionalCodec
 from .weights import Weights, build, flag, folded, layout, named_tensors, number, numbers, one_file
 
 _DILATIONS = (1, 3, 5, 7, 9)

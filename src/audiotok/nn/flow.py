@@ -10,6 +10,9 @@ outputs, or none, until they come; the last piece brings the rest.
 
 `Ragged` carries the rows' own lengths, so that each row of a padded batch ends where it ends, at every layer.
 
+`Whole` is for training: rows of equal length in one piece, nothing written over, so that gradients pass at no further
+cost.
+
 A flow serves one pass of one network, front to back.
 """
 
@@ -251,6 +254,26 @@ class Ragged(Flow):
 
     def stretch(self, factor: int) -> None:
         self.lengths = [length * factor for length in self.lengths]
+
+
+class Whole(Flow):
+    """Rows of equal length, whole: what `Pieces` gives for one piece, but nothing is written over."""
+
+    def window(self, layer: object, window: Window, x: Tensor, activation: Activation | None = None) -> Tensor:
+        x = x if activation is None else activation(x, None)
+        left, right, size = window.left, window.right_padding(x.shape[1]), x.shape[1]
+        if window.mode == "zeros" or not size or not left + right:
+            return torch.nn.functional.pad(x, (0, 0, left, right))
+        if window.mode == "reflect" and size <= max(left, right):  # it and zeros after it are reflected
+            x = torch.nn.functional.pad(x, (0, 0, 0, max(left, right) + 1 - size))
+        extended = torch.nn.functional.pad(x.transpose(1, 2), (left, right), mode=window.mode).transpose(1, 2)
+        return extended[:, : left + size + right]
+
+    def add(self, layer: object, x: Tensor, y: Tensor) -> Tensor:
+        return y + x[:, : y.shape[1]]
+
+    def trim(self, layer: object, y: Tensor, left: int, right: int) -> Tensor:
+        return y[:, left : max(left, y.shape[1] - right)]
 
 
 def _fill_ends(buffer: Tensor, signal: Tensor, left: int, right: int, mode: PadMode) -> None:

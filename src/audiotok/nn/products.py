@@ -36,9 +36,10 @@ def takes_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 def onednn_at_hand(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can be asked to work on these: float32 on a CPU, where it is not switched off."""
+    """Whether oneDNN can be asked to work on these: float32 on a CPU, where it is not switched off, and autocast, which
+    knows none of these operators, is not on."""
     plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    return plain and _BUILT_IN and bool(torch.backends.mkldnn.enabled)
+    return plain and not torch.is_autocast_enabled("cpu") and _BUILT_IN and bool(torch.backends.mkldnn.enabled)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,6 +1,7 @@
 """Vocos (Siuzdak 2023, arXiv 2306.00814): ConvNeXt blocks at the rate of the frames, and audio by one inverse STFT."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def vocos(
     return Stages([first, rest] if inner is None else [first, inner, rest])
 
 
-def convnext_block(width: int, hidden: int, *, kernel: int = 7, scale: float = 1.0) -> Residual:
+def convnext_block(width: int, hidden: int, *, kernel: int = 7, scale: float = 1.0, causal: bool = False) -> Residual:
     """A ConvNeXt block (Liu et al. 2022, arXiv 2201.03545) over time: every channel convolved by itself, a norm, two
     linear layers with GELU between them, a learned scale for each channel, beside a shortcut.
 
@@ -58,11 +59,13 @@ def convnext_block(width: int, hidden: int, *, kernel: int = 7, scale: float = 1
         hidden: channels between the linear layers.
         kernel: of the convolution.
         scale: what the learned scales begin with.
+        causal: whether the convolution looks back only.
     """
+    padding: Literal["same", "causal"] = "causal" if causal else "same"
     return Residual(
         Chain(
             [
-                Conv(width, width, kernel, groups=width, padding="same", norm=LayerNorm(width)),
+                Conv(width, width, kernel, groups=width, padding=padding, norm=LayerNorm(width)),
                 Conv(width, hidden, 1),
                 Conv(hidden, width, 1, activation=gelu),
                 Scale(width, scale),
@@ -106,22 +109,25 @@ class IstftHead(Layer):
     """Frames [B, F, channels] to wav [B, F·hop, 1]: a linear layer to log-magnitude and phase of every bin, an inverse
     STFT with a Hann window, and the overlapping windows added and divided by the sum of their squares.
 
-    The middle of window f is the middle of samples f·hop to (f + 1)·hop ("same" padding).
+    The middle of window f is the middle of samples f·hop to (f + 1)·hop ("same" padding). Of a causal head the window
+    begins there, so that these samples follow from frames up to f.
 
     Args:
         channels: of the frames.
         fft: samples of a window.
         hop: samples from one window to the next.
+        causal: whether samples wait for no later frame.
 
     Raises:
         InputError: fft or hop is odd, or hop is not from 1 to fft.
     """
 
-    def __init__(self, channels: int, *, fft: int, hop: int) -> None:
+    def __init__(self, channels: int, *, fft: int, hop: int, causal: bool = False) -> None:
         super().__init__()
         if not 1 <= hop <= fft or fft % 2 or hop % 2:
             raise InputError(f"a window of {fft} samples every {hop}: both must be even, and windows not lie apart")
         self.fft, self.hop = fft, hop
+        self.left = 0 if causal else (fft - hop) // 2
         self.taps = math.ceil(fft / hop)  # windows that share a sample
         self.window = Window(self.taps, left=self.taps - 1, right=self.taps - 1)
         self.out = Conv(channels, fft + 2, 1)
@@ -141,8 +147,7 @@ class IstftHead(Layer):
             overlap.addcmul_(seen[:, windows, -1:].detach(), squares[part])
         wav = wav.div_(overlap.clamp_(min=_LEAST_OVERLAP)).to(x.dtype)
         flow.stretch(self.hop)
-        left = (self.fft - self.hop) // 2
-        return flow.trim(self, wav.flatten(1)[..., None], left, (self.taps - 1) * self.hop - left)
+        return flow.trim(self, wav.flatten(1)[..., None], self.left, (self.taps - 1) * self.hop - self.left)
 
     def _windows(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Samples [B, F, fft] of every window, and the Hann window [fft] that shapes them."""

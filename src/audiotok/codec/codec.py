@@ -1,0 +1,82 @@
+"""A trained codec as a tokenizer."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..spec import Spec
+from .config import CodecConfig
+from .convolutional import ConvolutionalCodec
+from .network import CodecNetwork
+from .quantizers import is_nested, row_levels
+
+
+class Codec(ConvolutionalCodec):
+    """A codec that `audiotok.train.train_codec` trained.
+
+    Args:
+        spec: what it takes and gives, see `codec_spec`.
+        config: its sizes.
+    """
+
+    family = "codec"
+
+    def __init__(self, spec: Spec, config: CodecConfig) -> None:
+        super().__init__(spec)
+        wanted = codec_spec(config, spec.name)
+        if spec != wanted:
+            raise InputError(f"this configuration makes {wanted}, not {spec}")
+        self.config = config
+        network = CodecNetwork(config, frozen=True)
+        self.encoder, self.quantizer, self.decoder = network.encoder, network.quantizer, network.decoder
+
+    @classmethod
+    def of(cls, network: CodecNetwork, name: str) -> "Codec":
+        """The tokenizer of a trained network; it has copies of its weights."""
+        codec = cls(codec_spec(network.config, name), network.config)
+        trained = network.state_dict()
+        codec.load_state_dict({key: trained[key].detach().clone() for key in codec.state_dict()})
+        return codec
+
+    def _config(self) -> dict[str, Any]:
+        return self.config.to_dict()
+
+    @classmethod
+    def from_config(cls, spec: Spec, config: dict[str, Any]) -> "Codec":
+        return cls(spec, CodecConfig.from_dict(config))
+
+    @property
+    def codebooks(self) -> list[Tensor]:
+        return self.quantizer.codebooks
+
+    def padded_length(self, num_samples: int) -> int:
+        return self.num_frames(num_samples) * self.spec.hop_length
+
+    def _quantize(self, features: Tensor) -> Tensor:
+        if self.full_spec.num_codebooks == self.spec.num_codebooks:
+            return self.quantizer.encode(features)
+        return super()._quantize(features)
+
+    def _encode(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.config.quantizer.stride == 1:
+            return super()._encode(wav, lengths)
+        return self._quantize(self._features(wav, lengths)), {}  # a token is of several latents, which come singly
+
+
+def codec_spec(config: CodecConfig, name: str) -> Spec:
+    """What a codec of such sizes takes and gives."""
+    with torch.device("meta"):
+        sizes = CodecNetwork(config, frozen=True).quantizer.codebook_sizes
+    levels = row_levels(config.quantizer)
+    return Spec(
+        name=name,
+        sample_rate=config.sample_rate,
+        hop_length=config.hop_length * config.quantizer.stride,
+        codebook_sizes=sizes,
+        streamable=config.causal and config.quantizer.stride == 1,
+        nested=is_nested(config.quantizer) or len(set(levels)) > 1,
+        batching="mask",
+        row_levels=levels,
+    )

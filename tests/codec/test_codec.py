@@ -1,0 +1,184 @@
+"""The trainable codec: every quantizer in both architectures, as a network and as a tokenizer."""
+
+import itertools
+
+import pytest
+import torch
+
+import audiotok
+from audiotok.codec import Codec, CodecConfig, CodecNetwork, codec_spec, preset
+from audiotok.codec.spectral import StftFeatures
+from audiotok.errors import InputError, UnsupportedError
+from audiotok.nn.flow import Pieces, Whole
+from audiotok.testing import check_tokenizer, parity
+
+KINDS = {
+    "rvq": (4, 4),
+    "svq": (1, 1),
+    "gvq": (4, 4),
+    "fsq": (3, 3),
+    "msrvq": (1, 7),
+    "csrvq": (4, 4),
+    "pq": (4, 4),
+}
+TINY = {
+    "spectral": {"fft": 160, "width": 24, "hidden": 32, "encoder_blocks": [1, 1], "decoder_blocks": [1, 1]},
+    "convolutional": {"filters": 4, "ratios": [5, 4, 4]},
+}
+
+
+def tiny(kind: str = "rvq", architecture: str = "spectral", *, causal: bool = False) -> CodecConfig:
+    return CodecConfig.from_dict(
+        {
+            "architecture": architecture,
+            "hop_length": 80,
+            "latent": 8,
+            "causal": causal,
+            "network": TINY[architecture],
+            "quantizer": {"kind": kind, "num_codebooks": KINDS[kind][0], "codebook_size": 16, "levels": [3, 3]},
+        }
+    )
+
+
+def network(config: CodecConfig) -> CodecNetwork:
+    torch.manual_seed(1)
+    made = CodecNetwork(config)
+    made(torch.randn(4, 1, 4000))  # codebooks begin with k-means of what they see
+    return made.eval()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "causal"), [*itertools.product(TINY, KINDS, [False]), *((a, "rvq", True) for a in TINY)]
+)
+def test_a_tokenizer_gives_what_the_network_gives(architecture, kind, causal):
+    trained = network(tiny(kind, architecture, causal=causal))
+    codec = Codec.of(trained, "tiny")
+    wav = torch.randn(1, 1, 2 * 8000)
+    with torch.no_grad():
+        wanted = trained(wav)
+    codes = codec.encode(wav)
+    assert codec.spec.num_codebooks == KINDS[kind][1]
+    assert torch.equal(codes.tokens, wanted.quantized.tokens)
+    torch.testing.assert_close(codec.decode(codes), wanted.wav, atol=1e-5, rtol=0)
+    assert set(check_tokenizer(codec)) >= {"shapes", "batches", "lengths", "decode", "copies", "errors"}
+
+
+@pytest.mark.parametrize(("architecture", "kind"), list(itertools.product(TINY, KINDS)))
+def test_every_weight_learns(architecture, kind):
+    torch.manual_seed(0)
+    trained = CodecNetwork(tiny(kind, architecture))
+    found = trained(torch.randn(2, 1, 1600))
+    (found.wav.square().mean() + found.quantized.loss).backward()
+    without = [name for name, value in trained.named_parameters() if value.grad is None or not value.grad.any()]
+    assert without == []
+
+
+def test_training_under_autocast_computes_in_bfloat16_what_is_float32_without_it():
+    trained = network(tiny())
+    wav = torch.randn(2, 1, 1600)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = trained.encode(wav)
+    exact = trained.encode(wav)
+    assert rough.dtype == torch.bfloat16
+    assert 0 < (rough - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_batch_padding_and_pieces_change_no_code_of_speech(speech):
+    config = CodecConfig.from_dict({"preset": "small"})
+    torch.manual_seed(1)
+    trained = CodecNetwork(config)
+    trained(torch.stack([wav[:, :16000] for wav in speech]))
+    codec = Codec.of(trained.eval(), "small")
+    codec.row_by_row = False
+    shares = {row.way: row.share for row in parity(codec, speech)}
+    assert {way: shares[way] for way in ("batch", "padded", "order", "chunked", "saved")} == dict.fromkeys(
+        ("batch", "padded", "order", "chunked", "saved"), 0
+    )
+
+
+@pytest.mark.parametrize("kind", ["rvq", "gvq", "msrvq", "csrvq"])
+def test_the_first_rows_decode_alone(kind):
+    codec = Codec.of(network(tiny(kind)), "tiny")
+    wav = torch.randn(1, 1, 3200)
+    rows = {"rvq": 1, "gvq": 2, "msrvq": 3, "csrvq": 2}[kind]
+    some = codec.encode(wav).truncate(rows)
+    assert torch.equal(codec.use_codebooks(rows).encode(wav).tokens, some.tokens)
+    assert codec.decode(some).shape == (1, 1, 3200)
+
+
+@pytest.mark.parametrize("kind", ["svq", "fsq", "pq"])
+def test_rows_that_do_not_come_apart(kind):
+    codec = Codec.of(network(tiny(kind)), "tiny")
+    if codec.spec.num_codebooks > 1:
+        with pytest.raises(UnsupportedError, match="needs all its"):
+            codec.use_codebooks(1)
+
+
+def test_a_causal_codec_looks_at_nothing_to_come():
+    for architecture in TINY:
+        codec = Codec.of(network(tiny("rvq", architecture, causal=True)), "tiny")
+        wav = torch.randn(1, 1, 3200)
+        changed = wav.clone()
+        changed[..., 1600:] = 0
+        before = slice(0, 1600 // 80)
+        assert torch.equal(codec.encode(wav).tokens[..., before], codec.encode(changed).tokens[..., before])
+        codes = codec.encode(wav)
+        shorter = codec.decode(codes.tokens[..., :20])
+        torch.testing.assert_close(codec.decode(codes)[..., : shorter.shape[2]], shorter, atol=1e-5, rtol=0)
+
+
+def test_features_of_the_transform():
+    layer = StftFeatures(160, 80)
+    tone = torch.sin(torch.arange(1600) * 2 * torch.pi * 20 / 160)[None, :, None]  # in the middle of bin 20
+    frames = layer(tone, Pieces())
+    assert frames.shape == (1, 20, 3 * 81)
+    logs, phases = frames[0, 5, :81], frames[0, 5, 81:].view(81, 2)
+    magnitude = 160 / 4  # of a sine under a Hann window
+    assert logs.argmax() == 20
+    torch.testing.assert_close(logs[20], torch.tensor(magnitude).log() * 0.3 + 0.5, atol=1e-4, rtol=0)
+    torch.testing.assert_close(phases[20].norm(), torch.tensor(magnitude**0.3), atol=1e-4, rtol=0)
+    assert layer(torch.zeros(1, 160, 1), Whole()).isfinite().all()
+
+
+def test_configurations_come_back_from_plain_values():
+    for architecture, kind in itertools.product(TINY, KINDS):
+        config = tiny(kind, architecture)
+        assert CodecConfig.from_dict(config.to_dict()) == config
+    assert preset("large", "convolutional").network.filters == 64
+    assert preset("small").frame_rate == 50
+    assert codec_spec(tiny("msrvq"), "x").frame_rate == 16000 / 320
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"quantiser": {}}, "did you mean quantizer"),
+        ({"quantizer": {"num_codebook": 3}}, "did you mean num_codebooks"),
+        ({"quantizer": {"kind": "vq"}}, "rvq, svq, gvq"),
+        ({"quantizer": {"kind": "svq"}}, '"pq" has several'),
+        ({"quantizer": {"kind": "gvq", "groups": 3}}, "3 equal groups"),
+        ({"quantizer": {"num_codebooks": "many"}}, "whole number"),
+        ({"quantizer": {"dropout": 2}}, "probability"),
+        ({"quantizer": 3}, "group of keys"),
+        ({"hop_length": 321}, "even number"),
+        ({"hop_length": 2000}, "at most its window"),
+        ({"architecture": "convolutional", "hop_length": 100}, "make a hop of 320"),
+        ({"architecture": "recurrent"}, "spectral, convolutional"),
+        ({"preset": "huge"}, "small, base and large"),
+        ({"network": {"fft": 0}}, "at least 1"),
+        ({"network": {"encoder_blocks": [1]}}, "two numbers"),
+        ({"sample_rate": True}, "whole number"),
+    ],
+)
+def test_a_configuration_that_makes_no_codec_says_why(values, message):
+    with pytest.raises(InputError, match=message):
+        CodecConfig.from_dict(values)
+
+
+def test_a_saved_codec_is_loaded(tmp_path):
+    codec = Codec.of(network(tiny()), "tiny")
+    codec.save(tmp_path / "tiny")
+    loaded = audiotok.load(tmp_path / "tiny")
+    wav = torch.randn(1, 1, 3200)
+    assert torch.equal(loaded.encode(wav).tokens, codec.encode(wav).tokens)
+    assert loaded.fingerprint == codec.fingerprint
