@@ -71,6 +71,10 @@ class SpectralConfig(_Config):
         hidden: channels inside them.
         encoder_blocks: at the transform's rate, and at that of the latents.
         decoder_blocks: at the latents' rate, and at that of the transform.
+        phase: "predicted" by the network, as Vocos does, or found by the algorithm of Griffin and Lim ("griffin-lim"),
+            for which the network sees and gives magnitudes only: little training goes a long way, but the wave is
+            another one, and nothing streams.
+        iterations: of that algorithm.
     """
 
     name: ClassVar[str] = "network"
@@ -80,9 +84,13 @@ class SpectralConfig(_Config):
     hidden: int = 768
     encoder_blocks: tuple[int, int] = (2, 3)
     decoder_blocks: tuple[int, int] = (3, 4)
+    phase: Literal["predicted", "griffin-lim"] = "predicted"
+    iterations: int = 32
 
     def __post_init__(self) -> None:
-        _at_least(1, fft=self.fft, stride=self.stride, width=self.width, hidden=self.hidden)
+        _at_least(1, fft=self.fft, stride=self.stride, width=self.width, hidden=self.hidden, iterations=self.iterations)
+        if self.phase not in ("predicted", "griffin-lim"):
+            raise InputError(f'phase is "predicted" or "griffin-lim", not {self.phase!r}')
         for blocks in (self.encoder_blocks, self.decoder_blocks):
             if len(blocks) != 2 or min(blocks) < 0 or not sum(blocks):
                 raise InputError(f"blocks are two numbers, before and after the change of rate, not {blocks}")
@@ -234,6 +242,8 @@ class CodecConfig:
                     f"hop_length {self.hop_length} in {self.network.stride} frames of the transform: each must be an "
                     f"even number of samples, at most its window of {self.network.fft}"
                 )
+            if self.causal and self.network.phase == "griffin-lim":
+                raise InputError("the algorithm of Griffin and Lim looks ahead: a causal codec predicts its phase")
         else:
             product = 1
             for ratio in self.network.ratios:

@@ -1,29 +1,36 @@
 """The network of a codec as it is trained: encoder, quantizer, decoder."""
 
 from dataclasses import dataclass
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 
+from ..nn.conv import Chain
 from ..nn.flow import Whole
+from ..nn.griffin_lim import GriffinLimHead
 from ..nn.seanet import SeanetConfig, seanet_decoder, seanet_encoder
 from ..quantize import Quantized, Quantizer
 from .config import CodecConfig, SpectralConfig
 from .quantizers import make_quantizer
-from .spectral import spectral_decoder, spectral_encoder
+from .spectral import StftFeatures, spectral_decoder, spectral_encoder
 
 
 @dataclass(frozen=True)
 class CodecOutput:
     """What a codec made of a batch.
 
-    wav: [B, 1, T], as long as the input.
     latents: [B, D, F], before quantization.
     quantized: what became of them, with the quantizer's loss.
+    wav: [B, 1, T], as long as the input; None if it was not asked for.
+    magnitudes: of a network that gives no phases, natural logarithms [B, F', bins] of the magnitudes of its spectrum,
+        to be compared with `CodecNetwork.magnitudes` of the input; otherwise None.
     """
 
-    wav: Tensor
     latents: Tensor
     quantized: Quantized
+    wav: Tensor | None
+    magnitudes: Tensor | None
 
 
 class CodecNetwork(nn.Module):
@@ -69,9 +76,7 @@ class CodecNetwork(nn.Module):
 
     def encode(self, wav: Tensor) -> Tensor:
         """Latents [B, D, F] of wav [B, 1, T], padded with zeros to whole frames of tokens."""
-        frame = self.config.hop_length * self.config.quantizer.stride
-        padded = nn.functional.pad(wav, (0, -wav.shape[2] % frame))
-        latents: Tensor = self.encoder(padded.transpose(1, 2), Whole())
+        latents: Tensor = self.encoder(self._padded(wav).transpose(1, 2), Whole())
         return latents.transpose(1, 2)
 
     def decode(self, quantized: Tensor) -> Tensor:
@@ -79,8 +84,29 @@ class CodecNetwork(nn.Module):
         wav: Tensor = self.decoder(quantized.transpose(1, 2), Whole())
         return wav.transpose(1, 2)
 
-    def forward(self, wav: Tensor) -> CodecOutput:
-        """Of wav [B, 1, T], all rows T long."""
+    @property
+    def gives_magnitudes(self) -> bool:
+        """Whether the network gives magnitudes, for which phases are found afterwards."""
+        return isinstance(self.config.network, SpectralConfig) and self.config.network.phase == "griffin-lim"
+
+    @torch.no_grad()
+    def magnitudes(self, wav: Tensor) -> Tensor:
+        """[B, F', bins] of wav [B, 1, T], of a network that gives such."""
+        features = cast(StftFeatures, cast(Chain, self.encoder)[0])
+        return features.magnitudes(self._padded(wav).transpose(1, 2))
+
+    def forward(self, wav: Tensor, *, synthesize: bool = True) -> CodecOutput:
+        """Of wav [B, 1, T], all rows T long. Without `synthesize`, a network that gives magnitudes makes no wave of
+        them, which costs more than all the rest."""
         latents = self.encode(wav).float()
         quantized = self.quantizer(latents)
-        return CodecOutput(self.decode(quantized.quantized)[:, :, : wav.shape[2]].float(), latents, quantized)
+        if not self.gives_magnitudes:
+            made = self.decode(quantized.quantized)
+            return CodecOutput(latents, quantized, made[:, :, : wav.shape[2]].float(), None)
+        body, head = cast(Chain, self.decoder)[0], cast(GriffinLimHead, cast(Chain, self.decoder)[1])
+        magnitudes = head.magnitudes(body(quantized.quantized.transpose(1, 2), Whole()), Whole())
+        wave = head.wave(magnitudes, Whole()).transpose(1, 2)[:, :, : wav.shape[2]] if synthesize else None
+        return CodecOutput(latents, quantized, wave, magnitudes)
+
+    def _padded(self, wav: Tensor) -> Tensor:
+        return nn.functional.pad(wav, (0, -wav.shape[2] % (self.config.hop_length * self.config.quantizer.stride)))

@@ -114,6 +114,14 @@ class Flow:
         """For layers that need all of a signal: nothing before its last piece, then all of it."""
         return x
 
+    def local(
+        self, layer: object, function: Callable[[Tensor], Tensor], x: Tensor, reach: int, factor: int = 1
+    ) -> Tensor:
+        """function(x): frames [B, F, C] to [B, F·factor, C'], whose samples of a frame depend on it and on at most
+        `reach` frames on each side, as far as there are any. Rows are of equal length."""
+        self.stretch(factor)
+        return function(x)
+
     def run(self, stage: Callable[[Tensor, "Flow"], Tensor], x: Tensor) -> Tensor:
         """stage(x, self), where possible in pieces that stay in the cache."""
         return stage(x, self)
@@ -182,6 +190,18 @@ class Pieces(Flow):
         if not self.last:
             return x[:, :0]
         return x if len(parts) == 1 else torch.cat(parts, 1)
+
+    def local(
+        self, layer: object, function: Callable[[Tensor], Tensor], x: Tensor, reach: int, factor: int = 1
+    ) -> Tensor:
+        kept, done = self.recall(layer, (x[:, :0], 0))  # frames to look at, of which the first were given already
+        seen = torch.cat([kept, x], 1)
+        ready = seen.shape[1] if self.last else max(done, seen.shape[1] - reach)
+        first = max(0, ready - reach)
+        self.keep(layer, (seen[:, first:].clone(), ready - first))
+        if ready == done:
+            return function(x[:, :0])
+        return function(seen)[:, done * factor : ready * factor]
 
     def run(self, stage: Callable[[Tensor, Flow], Tensor], x: Tensor) -> Tensor:
         step = max(1, _CACHE_BYTES // (x.shape[0] * x.shape[2] * x.element_size()))
