@@ -82,11 +82,12 @@ class ScaleDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """One discriminator for each period, and one for each of three scales: the waveform and its half and quarter
-    rates, by average pooling.
+    """One discriminator for each period, and one for each scale: the waveform, and its half and quarter rates by
+    average pooling.
 
     Args:
         periods: in samples.
+        scales: how many, each of half the rate of the one before.
         shrink: what the paper's channels are divided by, 1 to 128.
 
     Example:
@@ -96,12 +97,12 @@ class Discriminators(nn.Module):
         (8, 2)
     """
 
-    def __init__(self, periods: Sequence[int] = PERIODS, *, shrink: int = 1) -> None:
+    def __init__(self, periods: Sequence[int] = PERIODS, *, scales: int = SCALES, shrink: int = 1) -> None:
         super().__init__()
         if not 1 <= shrink <= 128:
             raise InputError(f"shrink must lie in 1..128, not {shrink}")
         self.by_period = nn.ModuleList(PeriodDiscriminator(period, shrink=shrink) for period in periods)
-        self.by_scale = nn.ModuleList(ScaleDiscriminator(shrink=shrink, spectral=i == 0) for i in range(SCALES))
+        self.by_scale = nn.ModuleList(ScaleDiscriminator(shrink=shrink, spectral=i == 0) for i in range(scales))
 
     def forward(self, wav: Tensor) -> list[Judgement]:
         """Of wav [B, 1, T]."""

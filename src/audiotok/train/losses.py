@@ -1,4 +1,5 @@
-"""Losses of adversarial training of a waveform (HiFi-GAN, arXiv 2010.05646, section 2.3)."""
+"""Losses of adversarial training of a waveform (HiFi-GAN, arXiv 2010.05646, section 2.3; EnCodec, arXiv 2210.13438,
+section 3.4)."""
 
 from typing import Literal
 
@@ -10,6 +11,7 @@ from ..nn.discriminators import Judgement
 from ..ssl.logmel import LogMel
 
 Adversarial = Literal["lsgan", "hinge"]
+_SMALLEST_MAP = 1e-6
 
 
 def discriminator_loss(real: list[Judgement], fake: list[Judgement], kind: Adversarial) -> Tensor:
@@ -29,14 +31,25 @@ def generator_loss(fake: list[Judgement], kind: Adversarial) -> Tensor:
     return torch.stack(losses).sum()
 
 
-def feature_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
-    """Mean absolute difference of every feature map, summed (the real ones are targets)."""
-    losses = [
-        (wrong - right.detach()).abs().mean()
-        for (_, right_maps), (_, wrong_maps) in zip(real, fake, strict=True)
-        for right, wrong in zip(right_maps, wrong_maps, strict=True)
-    ]
-    return torch.stack(losses).sum()
+def feature_loss(real: list[Judgement], fake: list[Judgement], *, relative: bool = False) -> Tensor:
+    """Mean absolute difference of every feature map, summed (the real ones are targets).
+
+    With `relative`, each is divided by the mean absolute value of the real map and they are averaged, as in EnCodec:
+    then no layer counts for more because its values are large, and the loss does not grow with the number of layers.
+    """
+    losses = []
+    for (_, right_maps), (_, wrong_maps) in zip(real, fake, strict=True):
+        for right, wrong in zip(right_maps, wrong_maps, strict=True):
+            right = right.detach()
+            loss = (wrong - right).abs().mean()
+            losses.append(loss / right.abs().mean().clamp(min=_SMALLEST_MAP) if relative else loss)
+    stacked = torch.stack(losses)
+    return stacked.mean() if relative else stacked.sum()
+
+
+def wav_loss(wav: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of [B, C, T] waveforms, in float32."""
+    return (wav.float() - target.float()).abs().mean()
 
 
 def mel_of(sample_rate: int) -> LogMel:

@@ -1,0 +1,65 @@
+"""Muon's updates are orthogonal, of the size it says, and reach what they should."""
+
+import pytest
+import torch
+from torch import nn
+
+from audiotok.train.muon import Muon, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (12, 40), (40, 12)])
+def test_singular_values_become_alike(shape):
+    torch.manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(size, min(shape))).Q for size in shape)
+    matrix = left @ torch.diag(torch.logspace(0, -1.3, min(shape))) @ right.T
+    found = torch.linalg.svdvals(orthogonal(matrix))
+    assert found.min() > 0.6
+    assert found.max() < 1.3
+    rotation = torch.linalg.qr(torch.randn(16, 16)).Q
+    torch.testing.assert_close(orthogonal(rotation) @ rotation.T, torch.eye(16), atol=0.35, rtol=0)
+
+
+def test_a_step_has_the_size_it_says_and_takes_convolutions():
+    weight = nn.Parameter(torch.zeros(8, 4, 3))
+    weight.grad = torch.randn(8, 4, 3)
+    Muon([weight], lr=0.5).step()
+    assert weight.detach().square().mean().sqrt() == pytest.approx(0.5 * 0.2, rel=0.25)
+    with pytest.raises(ValueError, match="matrices"):
+        Muon([nn.Parameter(torch.zeros(3))], lr=0.1)
+
+
+def test_it_finds_a_matrix_that_gradient_descent_finds_slowly():
+    torch.manual_seed(0)
+    wanted = torch.randn(16, 16) / 4
+    seen = torch.randn(256, 16) @ torch.diag(torch.logspace(0, -2, 16))  # badly conditioned
+
+    def left(make) -> float:
+        weight = nn.Parameter(torch.zeros(16, 16))
+        optimizer = make([weight])
+        for _ in range(200):
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.98
+            (seen @ (weight - wanted).t()).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return float((weight.detach() - wanted).norm() / wanted.norm())
+
+    assert left(lambda some: Muon(some, lr=0.1)) < 0.4 < left(lambda some: torch.optim.SGD(some, lr=0.5, momentum=0.9))
+
+
+def test_its_state_is_saved_and_goes_on_bit_for_bit():
+    def run(steps: int, state: dict | None = None, weight: nn.Parameter | None = None):
+        weight = nn.Parameter(torch.eye(6)) if weight is None else weight
+        optimizer = Muon([weight], lr=0.05, weight_decay=0.1)
+        if state is not None:
+            optimizer.load_state_dict(state)
+        for _ in range(steps):
+            (weight @ torch.arange(36.0).view(6, 6)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return weight, optimizer
+
+    whole, _ = run(6)
+    half, optimizer = run(3)
+    rest, _ = run(3, optimizer.state_dict(), half)
+    assert torch.equal(whole, rest)
