@@ -9,14 +9,15 @@ SOURCE = Path(__file__).parents[1] / "src" / "audiotok"
 LAYERS = {
     "errors": 0,
     **dict.fromkeys(("files", "pieces", "spec"), 1),
-    **dict.fromkeys(("audio", "card", "catalog", "checkpoint", "nn", "quantize"), 2),
+    **dict.fromkeys(("audio", "card", "catalog", "checkpoint", "nn", "plotting", "quantize"), 2),
     **dict.fromkeys(("codes", "registry", "sources"), 3),
     **dict.fromkeys(("cluster", "inputs", "streams"), 4),
     "tokenizer": 5,
     **dict.fromkeys(("codec", "hub", "ssl"), 6),
-    **dict.fromkeys(("backends", "convert", "dataset", "evaluate", "fit", "lm", "testing", "train"), 7),
-    **dict.fromkeys(("__init__", "cli"), 8),
-    "__main__": 9,
+    **dict.fromkeys(("backends", "convert", "dataset", "fit", "lm", "testing", "train"), 7),
+    "evaluate": 8,
+    **dict.fromkeys(("__init__", "cli"), 9),
+    "__main__": 10,
 }
 
 

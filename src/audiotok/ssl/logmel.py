@@ -1,6 +1,5 @@
 """Log-mel frames of a waveform, and a waveform from log-mel frames (Griffin and Lim)."""
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import InputError
+from ..nn.mel import mel_bands
 
 
 @dataclass(frozen=True)
@@ -136,19 +136,8 @@ def _window(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _mel_bands(mel: LogMel, device: torch.device) -> Tensor:
-    """[n_mels, n_fft // 2 + 1] triangles, each with unit area over frequency bins, so that a band is a mean."""
-    top = mel.f_max or mel.sample_rate / 2
-
-    def to_mel(hertz: float) -> float:
-        return 2595 * math.log10(1 + hertz / 700)
-
-    marks = torch.linspace(to_mel(mel.f_min), to_mel(top), mel.n_mels + 2, dtype=torch.float64)
-    edges = 700 * (10 ** (marks / 2595) - 1)  # [n_mels + 2] Hz
-    bins = torch.linspace(0, mel.sample_rate / 2, mel.n_fft // 2 + 1, dtype=torch.float64)
-    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-    bands = torch.minimum(rising, falling).clamp(min=0)
-    bands = bands / bands.sum(1, keepdim=True).clamp(min=1e-12)
+    """[n_mels, n_fft // 2 + 1] triangles, each with unit sum, so that a band is a mean of bins."""
+    bands = mel_bands(mel.sample_rate, mel.n_fft, mel.n_mels, f_min=mel.f_min, f_max=mel.f_max)
     return bands.to(device, _precise(device))
 
 
