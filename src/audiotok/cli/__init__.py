@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from ..errors import AudiotokError
-from . import compress, convert, decode, demo, encode, fit, info, listing, parity, tokenize, train
+from . import compress, convert, decode, demo, encode, evaluate, fit, info, listing, parity, tokenize, train
 from .exits import HELP, Exit, exit_of
 from .output import debugging, say
 
@@ -15,7 +15,7 @@ _DESCRIPTION = """\
 Audio to discrete tokens and back, with one interface over many tokenizers.
 `audiotok COMMAND --help` has examples for each command."""
 
-_COMMANDS = (listing, info, encode, decode, compress, tokenize, fit, convert, parity, train, demo)
+_COMMANDS = (listing, info, encode, decode, compress, tokenize, fit, convert, parity, train, evaluate, demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
