@@ -8,7 +8,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src" / "audiotok"
 LAYERS = {
     "errors": 0,
-    **dict.fromkeys(("files", "pieces", "spec"), 1),
+    **dict.fromkeys(("files", "pieces", "spec", "workers"), 1),
     **dict.fromkeys(("audio", "card", "catalog", "checkpoint", "nn", "plotting", "quantize"), 2),
     **dict.fromkeys(("codes", "registry", "sources"), 3),
     **dict.fromkeys(("cluster", "inputs", "streams"), 4),

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import file_sha256, read_json, read_safetensors, read_torch
+from ..codec.convolutional import ConvolutionalCodec
 from ..errors import CheckpointError
 from ..inputs import Wav
 from ..nn.activations import Snake
 from ..nn.conv import Apply, Chain, Conv, ConvTranspose, Residual, Stages
 from ..quantize import ResidualVQ, VQOptions
 from ..spec import Spec
-from ..codec.convolutional import ConvolutionalCodec
 from .dac_files import DacFile, compress, decompress
 from .weights import Weights, build, folded, layout, named_tensors, number, numbers, one_file
 

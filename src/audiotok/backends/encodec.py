@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import file_sha256
+from ..codec.convolutional import ConvolutionalCodec
 from ..errors import CheckpointError, InputError
 from ..nn.seanet import SeanetConfig, plain_names, seanet_decoder, seanet_encoder, seanet_names
 from ..quantize import ResidualVQ, VQOptions
 from ..spec import Spec
-from ..codec.convolutional import ConvolutionalCodec
 from .encodec_files import Found, find_encodec
 from .weights import Weights, build, folded, layout
 

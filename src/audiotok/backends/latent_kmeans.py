@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..codec.convolutional import ConvolutionalCodec
 from ..errors import AudiotokError, InputError
 from ..nn.flow import Pieces
 from ..quantize import KMeansQuantizer
 from ..registry import family_class
 from ..spec import Spec
 from ..tokenizer import Tokenizer
-from ..codec.convolutional import ConvolutionalCodec
 
 _PROBE_FRAMES = 16
 

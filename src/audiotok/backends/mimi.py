@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint import file_sha256
-from ..spec import Spec
 from ..codec.convolutional import ConvolutionalCodec
+from ..spec import Spec
 from .mimi_config import MimiConfig
 from .mimi_files import read_published
 from .mimi_network import MimiDecoder, MimiEncoder, SplitRVQ

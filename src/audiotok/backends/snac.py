@@ -8,11 +8,11 @@ from einops import rearrange
 from torch import Tensor
 
 from ..checkpoint import file_sha256, read_json, read_torch
+from ..codec.convolutional import ConvolutionalCodec
 from ..errors import InputError
 from ..nn.flow import Pieces
 from ..quantize import MultiScaleRVQ, VQOptions
 from ..spec import Spec
-from ..codec.convolutional import ConvolutionalCodec
 from .snac_files import network_sizes, network_spec, network_state, read_weights
 from .snac_network import NetworkSizes, decoder, draw_noise, encoder
 from .weights import build, number, one_file

@@ -6,11 +6,11 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint import file_sha256, read_json, read_torch
+from ..codec.convolutional import ConvolutionalCodec
 from ..errors import CheckpointError
 from ..nn.seanet import SeanetConfig, plain_names, seanet_decoder, seanet_encoder, seanet_names
 from ..quantize import ResidualVQ, VQOptions
 from ..spec import Spec
-from ..codec.convolutional import ConvolutionalCodec
 from .weights import Weights, build, flag, folded, layout, named_tensors, number, numbers, one_file
 
 _UNUSED = ("cluster_size", "embed_avg", "inited")  # of a codebook's training

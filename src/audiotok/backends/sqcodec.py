@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import file_sha256, read_torch, read_yaml
+from ..codec.convolutional import ConvolutionalCodec
 from ..errors import CheckpointError, InputError
 from ..nn.conv import Apply, Chain, Conv, ConvTranspose, Layer, Residual, Stages
 from ..nn.flow import Flow, Window
 from ..spec import Spec
-from ..codec.convolutional import ConvolutionalCodec
 from .weights import Weights, build, flag, folded, layout, named_tensors, number, numbers, one_file
 
 _DILATIONS = (1, 3, 5, 7, 9)

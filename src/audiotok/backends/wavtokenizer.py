@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from ..checkpoint import file_sha256
+from ..codec.convolutional import ConvolutionalCodec
 from ..errors import CheckpointError
 from ..nn.seanet import SeanetConfig, seanet_encoder, seanet_names
 from ..quantize import ResidualVQ, VQOptions
 from ..spec import Spec
-from ..codec.convolutional import ConvolutionalCodec
 from .wavtokenizer_files import read_lightning, read_transformers
 from .wavtokenizer_network import wavtokenizer_decoder, wavtokenizer_names
 from .weights import build, layout, one_file

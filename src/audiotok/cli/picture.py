@@ -10,12 +10,10 @@ from torch import Tensor
 
 from ..codes import Codes
 from ..errors import MissingDependencyError
+from ..plotting import FAINT, FRAME, INK, draw_spectrogram
 
 MAX_CLIPS = 5  # side by side in 1600 pixels
 MAX_SECONDS = 4.0
-
-_RANGE_DB = 75.0  # below a clip's loudest point
-_INK, _FAINT = "#1f2430", "#6b7280"
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def draw(path: Path, panels: Sequence[Panel]) -> None:
     )
     figure.subplots_adjust(left=0.055, right=0.99, top=0.89, bottom=0.065)
     size = max(spec.codebook_sizes)
-    figure.text(0.055, 0.955, spec.name, fontsize=17, fontweight="bold", color=_INK)
+    figure.text(0.055, 0.955, spec.name, fontsize=17, fontweight="bold", color=INK)
     figure.text(
         0.99,
         0.957,
@@ -79,7 +77,7 @@ def draw(path: Path, panels: Sequence[Panel]) -> None:
         f"{spec.frame_rate:g} frames/s   ·   {spec.bitrate_bps / 1000:.4g} kbit/s   ·   {spec.sample_rate} Hz   ·   "
         f"colour is the token, 0 to {size - 1}",
         fontsize=12,
-        color=_FAINT,
+        color=FAINT,
         ha="right",
     )
     for column, (panel, length) in enumerate(zip(panels, lengths, strict=True)):
@@ -91,25 +89,25 @@ def _draw_panel(axes: Any, panel: Panel, length: float, *, first: bool) -> None:
     spec = panel.codes.spec
     samples = round(length * spec.sample_rate)
     wav, decoded = panel.wav.mean(0)[:samples], panel.decoded.mean(0)[:samples]
-    axes[0].set_title(_shortened(panel.title, axes[0]), fontsize=12, color=_INK, loc="left")
+    axes[0].set_title(_shortened(panel.title, axes[0]), fontsize=12, color=INK, loc="left")
     _draw_waveform(axes[0], wav, length)
     _draw_tokens(axes[1], panel.codes)
-    loudest = _draw_spectrogram(axes[2], wav, spec.sample_rate, length, None)
-    _draw_spectrogram(axes[3], decoded, spec.sample_rate, length, loudest)
+    loudest = draw_spectrogram(axes[2], wav, spec.sample_rate)
+    draw_spectrogram(axes[3], decoded, spec.sample_rate, loudest)
     if panel.stoi is not None:
         place = {"transform": axes[3].transAxes, "ha": "right", "va": "top"}
         axes[3].text(0.985, 0.965, f"STOI {panel.stoi:.2f}", fontsize=11, color="white", **place)
     labels = ("waveform", "tokens\ncodebook", "spectrogram in\nkHz", "spectrogram decoded\nkHz")
     for ax, label in zip(axes, labels, strict=True):
         ax.set_xlim(0, length)
-        ax.tick_params(labelsize=10, colors=_FAINT, labelleft=first, labelbottom=ax is axes[3], length=3)
+        ax.tick_params(labelsize=10, colors=FAINT, labelleft=first, labelbottom=ax is axes[3], length=3)
         for spine in ax.spines.values():
-            spine.set_color("#c9ced6")
+            spine.set_color(FRAME)
         if first:
-            ax.set_ylabel(label, fontsize=11, color=_INK)
+            ax.set_ylabel(label, fontsize=11, color=INK)
         ax.locator_params(axis="x", nbins=5, steps=(1, 2, 5, 10))
         ax.xaxis.set_major_formatter("{x:g}")
-    axes[3].set_xlabel("seconds", fontsize=11, color=_INK)
+    axes[3].set_xlabel("seconds", fontsize=11, color=INK)
 
 
 def _shortened(title: str, ax: Any) -> str:
@@ -147,24 +145,3 @@ def _draw_tokens(ax: Any, codes: Codes) -> None:
     )
     step = -(-spec.num_codebooks // 8)
     ax.set_yticks(range(1, spec.num_codebooks + 1, step))
-
-
-def _draw_spectrogram(ax: Any, wav: Tensor, sample_rate: int, length: float, loudest: float | None) -> float:
-    """Magnitudes in dB, coloured from the loudest point given (default its own), which is returned."""
-    window = 2 ** round(torch.log2(torch.tensor(0.032 * sample_rate)).item())
-    hop = max(1, window // 8, len(wav) // 1200)
-    padded = torch.nn.functional.pad(wav, (window // 2, window // 2))
-    spectrum = torch.stft(padded, window, hop, window=torch.hann_window(window), center=False, return_complex=True)
-    level = 20 * torch.log10(spectrum.abs().clamp(min=1e-7))
-    top = float(level.max()) if loudest is None else loudest
-    ax.imshow(
-        level.numpy(),
-        aspect="auto",
-        origin="lower",
-        cmap="magma",
-        vmin=top - _RANGE_DB,
-        vmax=top,
-        extent=(0, length, 0, sample_rate / 2000),
-        interpolation="bilinear",
-    )
-    return top

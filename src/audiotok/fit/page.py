@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..errors import FitWarning, MissingDependencyError
 from ..files import atomic_write
+from ..plotting import UsagePanel
 from ..tokenizer import Tokenizer
-from .plots import Line, UsagePanel, draw_curves, draw_usage
+from .plots import Line, draw_curves, draw_usage
 from .report import FitReport
 
 ERRORS, PAGE, CURVES, USAGE = "errors.jsonl", "report.md", "report-curves.png", "report-usage.png"

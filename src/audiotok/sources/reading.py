@@ -1,9 +1,6 @@
 """Reading ahead: worker processes decode and resample batches of items while the caller works on the batch before."""
 
 import os
-import signal
-import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import AudiotokError, InputError
+from ..workers import live_with
 from .base import Item, Source
 
 _AHEAD = 2  # batches for each worker
@@ -121,11 +119,4 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us, which stops us
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:  # killed, it cannot stop us, and we would wait for ever for it to take our batch
-        time.sleep(1)
-    os._exit(1)
+    live_with(os.getppid())

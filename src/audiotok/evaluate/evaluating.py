@@ -1,0 +1,249 @@
+"""`evaluate`: tokenizers and classical codecs through the same audio and the same measures."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..sources import Item, Source, open_source
+from .choosing import choose, choose_examples
+from .cost_table import cost_table
+from .document import section_html
+from .metrics import METRICS
+from .page import Heard, write_page
+from .report import EvaluationReport, SystemFacts, save_report
+from .rows import Row, Rows
+from .studies import study_codes, study_probes, study_robustness
+from .systems import open_system
+from .tables import lines_of, reasons_of
+from .work import Setting, Task, Todo, flac_of, run_tasks
+
+_CLIP_SECONDS = 10.0  # to measure costs on
+_ITEMS_TOGETHER = 4  # of a task: few enough to be lost with a killed run
+
+
+def evaluate(
+    systems: Sequence[str],
+    source: Any,
+    out: str | os.PathLike[str],
+    *,
+    metrics: Sequence[str] | None = None,
+    where: Mapping[str, str | Sequence[str]] | None = None,
+    longer_than: float = 0.0,
+    limit: int | None = None,
+    seed: int = 0,
+    by: str = "domain",
+    sample_rate: int = 16000,
+    num_examples: int = 3,
+    num_processes: int = 1,
+    cost: bool = True,
+    robustness: bool = True,
+    probes: Sequence[str] = (),
+    labels: Mapping[str, str] | None = None,
+    device: str = "cpu",
+    resume: bool = True,
+    progress: bool = True,
+) -> EvaluationReport:
+    """Sends audio through tokenizers and classical codecs, measures what comes out, and writes a report.
+
+    A run that ends early, in whatever way, goes on where it stopped when it is called again with the same source and
+    folder; so does one with more systems, metrics or items. What failed is tried again. Numbers are the same whatever
+    the number of processes; only times differ, which have files of their own.
+
+    Args:
+        systems: what `open_system` takes: "default", "mimi:8", "./run:4", "opus:6", "codec2:3200", "original".
+        source: what `audiotok.sources.open_source` takes: a folder, a list of files, a manifest, ...
+        out: folder for the report: report.md, report.html, results.csv (means), rows.csv (items), results.json,
+            cost.md, cost.csv and rows.sqlite; made if need be.
+        metrics: names in `audiotok.evaluate.METRICS`; None takes those that need neither network nor labels.
+        where: only items whose column has this text, or one of these.
+        longer_than: only items of more than so many seconds.
+        limit: only so many items, drawn at random.
+        seed: of the draw, and of decoders that draw noise.
+        by: column of the source that groups items in the tables.
+        sample_rate: at which audio is compared, in Hz; a system with another rate resamples at its own cost.
+        num_examples: items to see and hear in report.html.
+        num_processes: that share the work, of one thread each; 1 works in this one.
+        cost: whether to measure times, memory and sizes, some ten seconds for each system.
+        robustness: whether to measure what changes codes, some ten seconds for each tokenizer.
+        probes: what small models are to learn from tokens: columns of the source such as "speaker"; "language/speaker",
+            with items of one speaker all in training or all held out; "lm", the tokens to come.
+        labels: regular expressions, by the name of a column for probes that they find in an item's path.
+        device: of tokenizers.
+        resume: False refuses a folder that holds an evaluation.
+        progress: whether to show a bar.
+
+    Returns:
+        The report as numbers.
+
+    Raises:
+        InputError: an unknown metric, an argument out of range, nothing to evaluate, or a folder of another source.
+        UnknownTokenizerError, CheckpointError, HubError, MissingDependencyError: a system cannot be opened.
+        AudiotokError: a process was killed.
+
+    Example:
+        report = evaluate(["default", "default:4", "opus:6"], "corpus/test.jsonl", "report", where={"domain": "speech"})
+        print(report.markdown())
+    """
+    names = _checked(systems, metrics, limit, longer_than, sample_rate, num_processes)
+    opened = open_source(source)
+    items = choose(opened, where or {}, longer_than=longer_than, limit=limit, seed=seed)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with closing(Rows(folder)) as rows:
+        _begin(rows, opened, sample_rate, seed, resume)
+        facts = [_facts_of(text, device) for text in systems]
+        setting = Setting(opened, tuple(systems), sample_rate, device, seed)
+        examples = choose_examples(items, by, num_examples, seed)
+        tasks = _plan(rows, facts, items, names, {item.id for item in examples})
+        _work(rows, setting, facts, tasks, num_processes, progress)
+        found = {one.system: rows.of(one.key) for one in facts}
+        unreadable = _unreadable(items, found)
+        good = [item for item in items if item.id not in unreadable]
+        studies = study_codes(rows, facts, good, progress)
+        if robustness:
+            studies |= study_robustness(rows, setting, facts, good, progress)
+        studies |= study_probes(rows, facts, good, probes, labels or {}, progress)
+        report = EvaluationReport(
+            source=opened.label,
+            settings=_settings(where or {}, longer_than, limit, seed, sample_rate),
+            items=len(good),
+            unreadable=unreadable,
+            systems=facts,
+            metrics=names,
+            lines=lines_of([(one.system, one.label, found[one.system]) for one in facts], good, names, by),
+            reasons=reasons_of([(one.system, found[one.system]) for one in facts], good, names),
+            studies=studies,
+        )
+        save_report(folder, report, items, found, by)
+        more = []
+        if cost:
+            costs = cost_table(rows, facts, found, _clip(opened, good, sample_rate), setting, progress)
+            costs.save(folder)
+            more.append(section_html(costs.section()))
+        write_page(folder, report, _heard(rows, setting, facts, examples), more)
+        return report
+
+
+def _checked(
+    systems: Sequence[str],
+    metrics: Sequence[str] | None,
+    limit: int | None,
+    longer_than: float,
+    sample_rate: int,
+    num_processes: int,
+) -> list[str]:
+    """Names of the metrics, in the order of tables."""
+    if isinstance(systems, str) or not systems:
+        raise InputError(f'wanted a list of systems such as ["default", "opus:6"], not {systems!r}')
+    doubled = sorted({text for text in systems if list(systems).count(text) > 1})
+    if doubled:
+        raise InputError(f"{doubled[0]} is named twice: name each system once")
+    wanted = [name for name, metric in METRICS.items() if metric.default] if metrics is None else list(metrics)
+    unknown = [name for name in wanted if name not in METRICS]
+    if unknown:
+        raise InputError(f"there is no metric {', '.join(unknown)}: choose of {', '.join(METRICS)}")
+    for name, value in (("limit", limit), ("sample_rate", sample_rate), ("num_processes", num_processes)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
+    if not longer_than >= 0:
+        raise InputError(f"longer_than must be seconds from 0, not {longer_than}")
+    return [name for name in METRICS if name in wanted]
+
+
+def _begin(rows: Rows, source: Source, sample_rate: int, seed: int, resume: bool) -> None:
+    """Writes down what rows depend on beside systems and items, or checks that it is the same."""
+    wanted = {"source": source.identity(), "sample_rate": sample_rate, "seed": seed}
+    folder = rows.path.parent
+    if rows.fact("run") is None:
+        rows.set_fact("run", wanted)
+    elif not resume:
+        raise InputError(f"{folder} holds an evaluation already: resume it, or use a new folder")
+    elif (before := rows.fact("run")) != wanted:
+        names = ", ".join(name for name, value in wanted.items() if before.get(name) != value)
+        raise InputError(f"{folder} holds an evaluation with another {names}: use the same, or a new folder")
+
+
+def _facts_of(text: str, device: str) -> SystemFacts:
+    system = open_system(text, device)
+    if system.tokenizer is None:
+        return SystemFacts(text, system.label, "", None)
+    return SystemFacts(text, system.label, system.tokenizer.fingerprint, system.tokenizer.spec)
+
+
+def _plan(
+    rows: Rows, systems: Sequence[SystemFacts], items: Sequence[Item], metrics: Sequence[str], examples: set[str]
+) -> list[Task]:
+    """What is not there yet, system by system, so that a process has few of them open."""
+    tasks = []
+    for number, system in enumerate(systems):
+        done, heard = rows.of(system.key), rows.with_audio(system.key)
+        todo = []
+        for item in items:
+            row = done.get(item.id)
+            lacking = tuple(name for name in metrics if row is None or name not in row.values)
+            keep = item.id in examples and item.id not in heard
+            if lacking or keep or row is None or not row.seconds:
+                todo.append(Todo(item, lacking, keep))
+        tasks += [Task(number, tuple(todo[i : i + _ITEMS_TOGETHER])) for i in range(0, len(todo), _ITEMS_TOGETHER)]
+    return tasks
+
+
+def _work(
+    rows: Rows, setting: Setting, systems: Sequence[SystemFacts], tasks: Sequence[Task], processes: int, progress: bool
+) -> None:
+    total = sum(len(task.todo) for task in tasks)
+    with (
+        tqdm(total=total, desc="evaluating", unit="item", disable=not progress) as bar,
+        closing(run_tasks(setting, tasks, processes)) as results,
+    ):
+        for task, found in results:
+            rows.add(systems[task.system].key, found)
+            bar.set_postfix_str(systems[task.system].system, refresh=False)
+            bar.update(len(found))
+
+
+def _heard(rows: Rows, setting: Setting, systems: Sequence[SystemFacts], items: Sequence[Item]) -> list[Heard]:
+    """Items with their own beginning and what is left of it in each system that could code them."""
+    heard = []
+    for item in items:
+        sounds = {one.label: flac for one in systems if (row := rows.row(one.key, item.id)) and (flac := row.flac)}
+        if sounds:
+            wav = setting.source.read(item, setting.sample_rate, 1)
+            sounds = {"the audio itself": flac_of(wav, setting.sample_rate)} | sounds
+            heard.append(Heard(item.id, list(sounds), list(sounds.values())))
+    return heard
+
+
+def _clip(source: Source, items: Sequence[Item], sample_rate: int) -> Tensor:
+    """[1, T] of real audio, ten seconds if the items' beginnings have as much."""
+    wanted, parts = round(_CLIP_SECONDS * sample_rate), [torch.zeros(1, 0)]
+    for item in items:
+        parts.append(source.read(item, sample_rate, 1)[:, : wanted - sum(part.shape[1] for part in parts)])
+        if sum(part.shape[1] for part in parts) >= wanted:
+            break
+    return torch.cat(parts, 1)
+
+
+def _settings(
+    where: Mapping[str, str | Sequence[str]], longer_than: float, limit: int | None, seed: int, sample_rate: int
+) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        name: values if isinstance(values, str) else "|".join(values) for name, values in where.items()
+    }
+    if longer_than > 0:
+        given["longer than"] = f"{longer_than:g} s"
+    if limit is not None:
+        given["sample of"] = f"{limit}, seed {seed}"
+    return given | {"compared at": f"{sample_rate} Hz"}
+
+
+def _unreadable(items: Sequence[Item], found: Mapping[str, Mapping[str, Row]]) -> dict[str, str]:
+    reasons = {item.id: next((rows[item.id].unreadable for rows in found.values()), "") for item in items}
+    return {name: reason for name, reason in reasons.items() if reason}
