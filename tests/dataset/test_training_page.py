@@ -13,9 +13,9 @@ def test_the_page_runs_and_prints_what_it_says(clips, tmp_path, monkeypatch, cap
     (tmp_path / "clips").symlink_to(clips[0].parent)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     exec("\n".join(blocks), {"__name__": "page"})
     printed = capsys.readouterr().out.splitlines()
     promised = re.findall(r"print\(.*\)  # ([^:\n]*)", PAGE.read_text())
-    assert len(promised) == 2
+    assert len(promised) == 3
     assert set(promised) <= set(printed)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from audiotok.errors import InputError
 from audiotok.train.muon import Muon, orthogonal
 
 
@@ -22,10 +23,24 @@ def test_singular_values_become_alike(shape):
 def test_a_step_has_the_size_it_says_and_takes_convolutions():
     weight = nn.Parameter(torch.zeros(8, 4, 3))
     weight.grad = torch.randn(8, 4, 3)
-    Muon([weight], lr=0.5).step()
+    Muon([weight], [], lr=0.5).step()
     assert weight.detach().square().mean().sqrt() == pytest.approx(0.5 * 0.2, rel=0.25)
-    with pytest.raises(ValueError, match="matrices"):
-        Muon([nn.Parameter(torch.zeros(3))], lr=0.1)
+    with pytest.raises(InputError, match="matrices"):
+        Muon([nn.Parameter(torch.zeros(3))], [], lr=0.1)
+
+
+def test_what_is_no_matrix_moves_as_with_adamw():
+    one, other, matrix = (nn.Parameter(torch.ones(size)) for size in ((5,), (5,), (3, 4)))
+    muon = Muon([matrix], [one], 0.1, (0.8, 0.95), weight_decay=0.01)
+    adamw = torch.optim.AdamW([other], 0.1, (0.8, 0.95), weight_decay=0.01, fused=True)
+    for step in range(3):
+        for some in (one, other, matrix):
+            some.grad = torch.linspace(-1, 1, some.numel()).view_as(some) * (step + 1)
+        muon.step()
+        adamw.step()
+        assert matrix.grad is not None
+    assert torch.equal(one, other)
+    assert not torch.equal(matrix, torch.ones(3, 4))
 
 
 def test_it_finds_a_matrix_that_gradient_descent_finds_slowly():
@@ -44,13 +59,15 @@ def test_it_finds_a_matrix_that_gradient_descent_finds_slowly():
             optimizer.zero_grad()
         return float((weight.detach() - wanted).norm() / wanted.norm())
 
-    assert left(lambda some: Muon(some, lr=0.1)) < 0.4 < left(lambda some: torch.optim.SGD(some, lr=0.5, momentum=0.9))
+    assert (
+        left(lambda some: Muon(some, [], lr=0.1)) < 0.4 < left(lambda some: torch.optim.SGD(some, lr=0.5, momentum=0.9))
+    )
 
 
 def test_its_state_is_saved_and_goes_on_bit_for_bit():
     def run(steps: int, state: dict | None = None, weight: nn.Parameter | None = None):
         weight = nn.Parameter(torch.eye(6)) if weight is None else weight
-        optimizer = Muon([weight], lr=0.05, weight_decay=0.1)
+        optimizer = Muon([weight], [], lr=0.05, weight_decay=0.1)
         if state is not None:
             optimizer.load_state_dict(state)
         for _ in range(steps):

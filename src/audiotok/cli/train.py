@@ -1,4 +1,4 @@
-"""`audiotok train vocoder`: a vocoder for one's own tokens."""
+"""`audiotok train`: a codec of one's own audio, or a vocoder for one's own tokens."""
 
 import argparse
 import os
@@ -10,14 +10,19 @@ from ..train import VocoderTraining, train_vocoder
 from .exits import Exit
 from .options import Commands, command, positive, seconds
 from .output import emit, say, table, wants_bars
+from .train_codec import add_codec
 
 _DEFAULTS = VocoderTraining()
 
 
 def add_to(commands: Commands) -> None:
     """Adds the command to the parser."""
-    parser: argparse.ArgumentParser = commands.add_parser("train", help="train a vocoder on your own tokens")
-    _add_vocoder(parser.add_subparsers(metavar="WHAT", title="what to train", required=True))
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "train", help="train a codec, or a vocoder for your own tokens"
+    )
+    kinds = parser.add_subparsers(metavar="WHAT", title="what to train", required=True)
+    add_codec(kinds)
+    _add_vocoder(kinds)
 
 
 def _add_vocoder(commands: Commands) -> None:

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..nn.conv import Chain
+from ..nn.conv import Chain, Conv, ConvTranspose
 from ..nn.flow import Whole
 from ..nn.griffin_lim import GriffinLimHead
 from ..nn.seanet import SeanetConfig, seanet_decoder, seanet_encoder
@@ -107,6 +107,15 @@ class CodecNetwork(nn.Module):
         magnitudes = head.magnitudes(body(quantized.quantized.transpose(1, 2), Whole()), Whole())
         wave = head.wave(magnitudes, Whole()).transpose(1, 2)[:, :, : wav.shape[2]] if synthesize else None
         return CodecOutput(latents, quantized, wave, magnitudes)
+
+    def inner_weights(self) -> list[nn.Parameter]:
+        """Weights of the convolutions between the first and the last layers of encoder and decoder, those of single
+        channels aside."""
+        found = []
+        for part in (self.encoder, self.decoder):
+            layers = [layer for layer in part.modules() if isinstance(layer, Conv | ConvTranspose)]
+            found += [layer.weight for layer in layers[1:-1] if layer.groups == 1]
+        return found
 
     def _padded(self, wav: Tensor) -> Tensor:
         return nn.functional.pad(wav, (0, -wav.shape[2] % (self.config.hop_length * self.config.quantizer.stride)))

@@ -1,15 +1,11 @@
 """Train a unit vocoder on one's own tokens (arXiv 2406.10735), adversarially as HiFi-GAN (arXiv 2010.05646)."""
 
-import importlib
 import itertools
-import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -19,22 +15,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import audio
-from ..checkpoint import read_json, write_json
-from ..errors import AudiotokError, InputError, MissingDependencyError
-from ..files import atomic_write
+from ..errors import InputError
 from ..nn.discriminators import Discriminators
 from ..ssl.vocoder import UnitVocoder
 from ..ssl.vocoder_config import VocoderConfig
 from ..ssl.vocoder_files import save_vocoder
 from ..tokenizer import Tokenizer
 from .losses import discriminator_loss, feature_loss, generator_loss, mel_loss, mel_of
+from .run import Run
 from .segments import Segments
 from .sizes import discriminator_shrink, vocoder_config
 from .vocoder_parts import draw_layers, embed_centroids, with_weight_norm
 from .vocoder_training import VocoderReport, VocoderTraining
 
-_KEPT_CHECKPOINTS = 2
-_LOG = "log.jsonl"
 _HELD_OUT_ROWS = 8
 
 
@@ -83,7 +76,7 @@ def train_vocoder(
         raise InputError(f"layers {tuple(layers)} are not those of the configuration, {config.layers}")
     if training.min_layers > len(config.layers):
         raise InputError(f"min_layers is {training.min_layers}, but there are {len(config.layers)} layers")
-    run = _Run(tokenizer, audio.find_audio(source), Path(out), training, config, resume, device, progress)
+    run = _Training(tokenizer, audio.find_audio(source), Path(out), training, config, resume, device, progress)
     return run.train()
 
 
@@ -92,14 +85,7 @@ def _layers(tokenizer: Tokenizer, layers: Sequence[int] | None) -> Sequence[int]
     return own if layers is None and isinstance(own, list | tuple) else layers
 
 
-def _accelerate() -> Any:
-    try:
-        return importlib.import_module("accelerate")
-    except Exception as error:  # a broken installation raises whatever it likes
-        raise MissingDependencyError("training needs accelerate: pip install 'audiotok[train]'") from error
-
-
-class _Run:
+class _Training:
     """One training: the networks, their optimizers, the data, and where it stands."""
 
     def __init__(
@@ -114,21 +100,22 @@ class _Run:
         progress: bool,
     ) -> None:
         self.started = time.perf_counter()
-        accelerate = _accelerate()
-        try:
-            self.accelerator = accelerate.Accelerator(cpu=device == "cpu", mixed_precision=training.precision)
-        except ValueError as error:  # it keeps one choice of device and precision per process
-            raise InputError(
-                f"accelerate refuses device {device!r} with precision {training.precision!r}: {error}"
-            ) from error
-        self.main: bool = self.accelerator.is_main_process
-        self.out, self.training, self.progress = out, training, progress and self.main
-        self.facts = json.loads(json.dumps({"training": asdict(training), "vocoder": config.to_dict()}))
-        self.facts["tokenizer"] = {"name": tokenizer.spec.name, "fingerprint": tokenizer.fingerprint}
-        checkpoint = _latest(out)
-        if checkpoint is not None:
-            self._check_resumable(checkpoint, resume)
-        out.mkdir(parents=True, exist_ok=True)
+        self.training = training
+        facts = {
+            "training": asdict(training),
+            "vocoder": config.to_dict(),
+            "tokenizer": {"name": tokenizer.spec.name, "fingerprint": tokenizer.fingerprint},
+        }
+        self.run = Run(
+            out,
+            facts,
+            device=device,
+            precision=training.precision,
+            resume=resume,
+            free=("steps", "save_every", "log_every"),
+        )
+        self.accelerator = self.run.accelerator
+        self.progress = progress and self.run.main
 
         hop, rate = math.prod(config.upsample_factors), tokenizer.spec.sample_rate
         if hop != tokenizer.spec.hop_length or config.sample_rate != rate:
@@ -156,52 +143,48 @@ class _Run:
             torch.optim.AdamW(vocoder.parameters(), training.learning_rate, training.betas),
             torch.optim.AdamW(judges.parameters(), training.learning_rate, training.betas),
         )
-        self.step = 0
-        if checkpoint is not None:
-            self.accelerator.load_state(str(checkpoint))
-            self.step = _step_of(checkpoint)
-        self.resumed_from = self.step
+        self.run.restore()
 
     def train(self) -> VocoderReport:
-        training = self.training
-        lines = self._old_lines()
-        before = lines[0]["mel_before"] if lines else self._mel(len(self._plain.layers))
-        lines = lines or [{"mel_before": before}]
-        bar = tqdm(total=training.steps, initial=self.step, desc="training", unit="step", disable=not self.progress)
+        training, run = self.training, self.run
+        if not run.lines:
+            run.add_line({"mel_before": self._mel(len(self._plain.layers))})
+        bar = tqdm(total=training.steps, initial=run.step, desc="training", unit="step", disable=not self.progress)
         ahead = ThreadPoolExecutor(1)
         with bar, ahead:
-            batch = ahead.submit(self._batch, self.step)
-            while self.step < training.steps:
+            batch = ahead.submit(self._batch, run.step)
+            while run.step < training.steps:
                 current = batch.result()
-                batch = ahead.submit(self._batch, min(self.step + 1, training.steps - 1))
+                batch = ahead.submit(self._batch, min(run.step + 1, training.steps - 1))
                 losses = self._one_step(*current)
-                self.step += 1
+                run.step += 1
                 bar.update()
-                last = self.step == training.steps
-                if last or self.step % training.log_every == 0:
-                    lines.append(self._line(losses))
-                    bar.set_postfix(mel=f"{lines[-1]['mel']:.3f}")
-                if last or self.step % training.save_every == 0:
-                    self._save(lines)
+                last = run.step == training.steps
+                if last or run.step % training.log_every == 0:
+                    line = {"step": run.step, **run.means(losses)}
+                    run.add_line({**line, "learning_rate": self.optimizer.param_groups[0]["lr"]})
+                    bar.set_postfix(mel=f"{line['mel']:.3f}")
+                if last or run.step % training.save_every == 0:
+                    run.save()
+                    self._write_result({})
         by_layers = {
             ",".join(map(str, self._plain.layers[:count])): self._mel(count)
             for count in range(1, len(self._plain.layers) + 1)
         }
         report = VocoderReport(
-            folder=str(self.out),
-            steps=self.step,
-            resumed_from=self.resumed_from,
+            folder=str(run.out),
+            steps=run.step,
+            resumed_from=run.resumed_from,
             files=self.num_files,
             files_failed=len(self.data.failed),
             files_held_out=self.data.num_held_out,
             hours=self.data.seconds / 3600,
-            mel_before=before,
+            mel_before=run.lines[0]["mel_before"],
             mel_after=list(by_layers.values())[-1],
             mel_by_layers=by_layers,
             seconds=time.perf_counter() - self.started,
         )
-        if self.main:
-            self._write_result({"train": report.to_dict()})
+        self._write_result({"train": report.to_dict()})
         self.accelerator.wait_for_everyone()
         return report
 
@@ -215,15 +198,15 @@ class _Run:
 
     def _one_step(self, tokens: Tensor, wav: Tensor) -> dict[str, Tensor]:
         training = self.training
-        rate = training.learning_rate * training.decay ** (self.step / 1000)
+        rate = training.learning_rate * training.decay ** (self.run.step / 1000)
         for group in itertools.chain(self.optimizer.param_groups, self.judges_optimizer.param_groups):
             group["lr"] = rate
         config = self._plain.config
-        places = draw_layers(len(config.layers), seed=training.seed, step=self.step, fewest=training.min_layers)
+        places = draw_layers(len(config.layers), seed=training.seed, step=self.run.step, fewest=training.min_layers)
         tokens, wav = tokens.to(self.accelerator.device), wav.to(self.accelerator.device)
         fake = self.vocoder(tokens[:, places], layers=[config.layers[place] for place in places])
         losses = {}
-        judging = self.step >= training.adversarial_from
+        judging = self.run.step >= training.adversarial_from
         if judging:
             # Real and made-up audio in one call: one forward per backward, as distributed training wants it.
             real_view, fake_view = _halves(self.judges(torch.cat([wav, fake.detach()])))
@@ -256,60 +239,9 @@ class _Run:
         fake = plain(tokens[:, :num_layers], layers=plain.layers[:num_layers])
         return float(mel_loss(fake, wav, self.mel))
 
-    def _line(self, losses: dict[str, Tensor]) -> dict[str, Any]:
-        values = {name: float(self.accelerator.reduce(value, "mean")) for name, value in losses.items()}
-        wrong = [name for name, value in values.items() if not math.isfinite(value)]
-        if wrong:
-            raise AudiotokError(
-                f"step {self.step}: the {wrong[0]} loss is not finite: lower learning_rate, or use precision "
-                '"no"; the last checkpoint is from before'
-            )
-        return {"step": self.step, **values, "learning_rate": self.optimizer.param_groups[0]["lr"]}
-
-    def _save(self, lines: list[dict[str, Any]]) -> None:
-        """A checkpoint under a temporary name, renamed when it is whole; then the result and the log."""
-        folder = self.out / "checkpoints" / f"step-{self.step:09d}"
-        unfinished = folder.with_name(folder.name + ".tmp")
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(unfinished))
-        self.accelerator.wait_for_everyone()
-        if self.main:
-            with atomic_write(self.out / _LOG) as file:  # lines beyond the last checkpoint are dropped on resuming
-                file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
-            write_json(unfinished / "training.json", self.facts)
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.replace(folder)
-            for old in _checkpoints(self.out)[:-_KEPT_CHECKPOINTS]:
-                shutil.rmtree(old)
-            self._write_result({})
-        self.accelerator.wait_for_everyone()
-
     def _write_result(self, facts: dict[str, Any]) -> None:
-        save_vocoder(self._plain, self.out, provenance={**self.facts, "steps": self.step, **facts})
-
-    def _old_lines(self) -> list[dict[str, Any]]:
-        """The log up to the step that is resumed from."""
-        path = self.out / _LOG
-        if not self.step or not path.exists():
-            return []
-        with suppress(ValueError):
-            lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-            return [line for line in lines if line.get("step", 0) <= self.step]
-        return []
-
-    def _check_resumable(self, checkpoint: Path, resume: bool) -> None:
-        if not resume:
-            raise InputError(f"{checkpoint.parent} holds a training: name another folder, or resume it")
-        old = read_json(checkpoint / "training.json")
-        free = {"steps", "save_every", "log_every"}  # may change on the way
-        for part in ("training", "vocoder", "tokenizer"):
-            one, other = old.get(part, {}), self.facts[part]
-            changed = [name for name in other if one.get(name) != other[name] and name not in free]
-            if changed:
-                raise InputError(
-                    f"{checkpoint} is of a training with another {changed[0]} ({str(one.get(changed[0]))[:100]}, now "
-                    f"{str(other[changed[0]])[:100]}): name another folder"
-                )
+        if self.run.main:
+            save_vocoder(self._plain, self.run.out, provenance={**self.run.facts, "steps": self.run.step, **facts})
 
 
 def _halves(judged: list[tuple[Tensor, list[Tensor]]]) -> tuple[Any, Any]:
@@ -317,17 +249,3 @@ def _halves(judged: list[tuple[Tensor, list[Tensor]]]) -> tuple[Any, Any]:
     first = [(score.chunk(2)[0], [one.chunk(2)[0] for one in maps]) for score, maps in judged]
     second = [(score.chunk(2)[1], [one.chunk(2)[1] for one in maps]) for score, maps in judged]
     return first, second
-
-
-def _checkpoints(out: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    found = (out / "checkpoints").glob("step-*") if (out / "checkpoints").is_dir() else iter(())
-    return sorted(path for path in found if path.name[5:].isdecimal() and (path / "training.json").exists())
-
-
-def _latest(out: Path) -> Path | None:
-    return next(reversed(_checkpoints(out)), None)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name[5:])
