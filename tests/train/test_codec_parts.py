@@ -81,9 +81,14 @@ def test_a_file_names_codec_and_training(tmp_path):
         parse_config({"codec": 3}, "mine")
 
 
-def test_the_example_is_a_configuration():
-    config, training = read_config("examples/codec_small.yaml")
-    assert config.quantizer.codebook_size**config.quantizer.num_codebooks == 2**80
+def test_the_examples_and_the_default_are_configurations():
+    small, default = (read_config(name) for name in ("examples/codec_small.yaml", "scripts/audiotok_base_16k.yaml"))
+    for config, training in (small, default):
+        assert config.quantizer.codebook_size**config.quantizer.num_codebooks == 2**80
+        assert config.network.phase == "griffin-lim"
+        assert 0 < training.quantize_from < training.steps
+        assert not training.is_adversarial
+    _, training = read_config("examples/codec_adversarial.yaml")
     assert 0 < training.quantize_from < training.adversarial_from < training.steps
     assert training.is_adversarial
 
