@@ -23,9 +23,9 @@ RANDOM = {"encodec": (EncodecModel, EncodecConfig, 4), "mimi": (MimiModel, MimiC
 DOMAINS = {"Speech": "speech", "Music": "music", "Effects": "audio"}
 CLEAN = sorted((PAGE.parents[1] / "tests" / "data" / "audio").glob("speech_*.flac"))
 INTRODUCTION = """\
-Written by `benchmarks/quality.py`: `audiotok eval` on the corpus's `test` split, voices, languages, rooms, tracks and sounds
-that nothing here was fitted, trained or tuned on; of speech the clips longer than 2 s. [evaluation.md](evaluation.md) says
-what is measured and how, [metrics.md](metrics.md) what each metric means."""
+Written by `benchmarks/quality.py`: `audiotok eval` on the corpus's `test` split, voices, languages, rooms, tracks and
+sounds that nothing here was fitted, trained or tuned on; of speech the clips longer than 2 s.
+[evaluation.md](evaluation.md) says what is measured and how, [metrics.md](metrics.md) what each metric means."""
 
 
 def random_codec(family: str, folder: Path) -> str:
