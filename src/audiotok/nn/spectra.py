@@ -14,7 +14,27 @@ MELS = (5, 10, 20, 40, 80, 160, 320)
 RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 
 
-class MultiScaleMel(nn.Module):
+class _Distance(nn.Module):
+    """The mean over several scales of a distance of spectra."""
+
+    windows: tuple[int, ...]
+    scales: nn.ModuleList
+
+    def forward(self, wav: Tensor, target: Tensor) -> Tensor:
+        """Scalar float32 of wav and target [B, T], float, T more than half the longest window.
+
+        Raises:
+            InputError: other shapes, or fewer samples.
+        """
+        _check(wav, target, self.windows)
+        with torch.autocast(wav.device.type, enabled=False):
+            return torch.stack([self._distance(scale, wav.float(), target.float()) for scale in self.scales]).mean()
+
+    def _distance(self, scale: nn.Module, wav: Tensor, target: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class MultiScaleMel(_Distance):
     """Mean absolute difference of log-mel magnitudes, averaged over scales (Kumar et al. 2023, arXiv 2306.06546).
 
     Each scale has a periodic Hann window, a hop of a quarter of it, and bands on Slaney's mel scale from 0 Hz to half
@@ -57,16 +77,6 @@ class MultiScaleMel(nn.Module):
             for window, count in zip(windows, mels, strict=True)
         )
 
-    def forward(self, wav: Tensor, target: Tensor) -> Tensor:
-        """Scalar float32 of wav and target [B, T], float, T more than half the longest window.
-
-        Raises:
-            InputError: other shapes, or fewer samples.
-        """
-        _check(wav, target, self.windows)
-        with torch.autocast(wav.device.type, enabled=False):
-            return torch.stack([self._distance(scale, wav.float(), target.float()) for scale in self.scales]).mean()
-
     def _distance(self, scale: nn.Module, wav: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
             wanted: Tensor = scale(target).clamp(min=self.floor).log10()
@@ -74,7 +84,7 @@ class MultiScaleMel(nn.Module):
         return (wanted - given).abs().mean()
 
 
-class MultiResolutionStft(nn.Module):
+class MultiResolutionStft(_Distance):
     """Spectral convergence plus mean absolute difference of natural log magnitudes, averaged over resolutions
     (Yamamoto, Song and Kim 2020, arXiv 1910.11480, equations 4 to 6).
 
@@ -105,16 +115,6 @@ class MultiResolutionStft(nn.Module):
             )
         self.windows, self.floor = tuple(n_fft for n_fft, _, _ in resolutions), floor
         self.scales = nn.ModuleList(_Spectrum(*resolution) for resolution in resolutions)
-
-    def forward(self, wav: Tensor, target: Tensor) -> Tensor:
-        """Scalar float32 of wav and target [B, T], float, T more than half the longest n_fft.
-
-        Raises:
-            InputError: other shapes, or fewer samples.
-        """
-        _check(wav, target, self.windows)
-        with torch.autocast(wav.device.type, enabled=False):
-            return torch.stack([self._distance(scale, wav.float(), target.float()) for scale in self.scales]).mean()
 
     def _distance(self, scale: nn.Module, wav: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():
