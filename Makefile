@@ -29,8 +29,14 @@ lint: .venv/dev
 types: .venv/dev
 	$(BIN)/mypy
 
+# A process for each core, of one thread: most tests are too small for two, and with one the figures of docs/parity.md do
+# not depend on the number of cores. At most four processes: each comes to hold up to 3 GB.
+# `make test WORKERS=0` runs in one process, as plain pytest does.
+WORKERS ?= logical
+PARALLEL := --numprocesses $(WORKERS) --maxprocesses 4 --dist worksteal
+
 test: .venv/dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 # The original projects, to compare with: they need an older torch, so they live in an environment of their own.
 # protobuf is as old as descript-audiotools wants it, tensorboard the newest that takes such a one; beartype is

@@ -6,13 +6,16 @@ of the suite writes nothing.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from audiotok.testing import Parity
+from audiotok import Tokenizer, testing
+from audiotok.testing import Parity, parity
 
 PAGE = Path(__file__).parents[1] / "docs" / "parity.md"
 _ORDER = ("again", "batch", "padded", "order", "chunked", "streamed", "saved", "bfloat16")
@@ -24,6 +27,7 @@ class ParityTable:
 
     fixtures: dict[str, tuple[int, int, float | None, float]] = field(default_factory=dict)
     ways: dict[str, dict[str, Parity]] = field(default_factory=dict)
+    complete: bool = True  # no process that ran a part of the suite was lost
 
     def fixture(
         self,
@@ -49,9 +53,36 @@ class ParityTable:
         assert different == 0, f"{case}: {different} of {wanted.numel()} codes differ from upstream's"
         assert error is None or error <= tolerance, f"{case}: audio is {error:.2g} off, allowed {tolerance:.2g}"
 
+    def conforms(self, name: str, tokenizer: Tokenizer, wavs: Sequence[Tensor]) -> list[str]:
+        """`check_tokenizer`; records what it measures on its way, which takes too long to be measured twice."""
+        found: list[Parity] = []
+
+        def measured(*arguments: Any) -> list[Parity]:
+            found.extend(parity(*arguments))
+            return found
+
+        with patch.object(testing, "parity", measured):
+            passed = testing.check_tokenizer(tokenizer, wavs)
+        self.parity(name, found)
+        return passed
+
     def parity(self, name: str, found: Sequence[Parity]) -> None:
         """Records the figures of one tokenizer."""
+        assert found, f"{name}: nothing was measured"
         self.ways[name] = {one.way: one for one in found if one.way in _ORDER}
+
+    def packed(self) -> dict[str, Any]:
+        """Everything recorded, as plain values that can be sent to another process."""
+        return asdict(self)
+
+    def merge(self, packed: dict[str, Any] | None) -> None:
+        """Adds what another process recorded, or that it was lost."""
+        if packed is None:
+            self.complete = False
+            return
+        self.fixtures |= packed["fixtures"]
+        for name, ways in packed["ways"].items():
+            self.ways[name] = {way: Parity(**one) for way, one in ways.items()}
 
     def write(self) -> None:
         PAGE.write_text(self.text(), "utf-8")

@@ -11,7 +11,6 @@ import torch
 from audiotok import audio, convert
 from audiotok.backends.dac_files import DacFile, lost_samples
 from audiotok.errors import CheckpointError, InputError, UnsupportedError
-from audiotok.testing import check_tokenizer, parity
 
 from .cases import Case, cases
 
@@ -68,8 +67,7 @@ def test_fewer_codebooks(case, count):
 def test_conformance_and_parity_on_real_speech(case, speech, parity_table):
     tok = convert("dac", case.folder)
     rows = [audio.resample(row, 16000, tok.spec.sample_rate) for row in speech]
-    check_tokenizer(tok, rows)
-    parity_table.parity(case.id, parity(tok, rows))
+    parity_table.conforms(case.id, tok, rows)
 
 
 # ---- .dac files ------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import torch
 from audiotok import audio, convert
 from audiotok.codes import Codes
 from audiotok.errors import CheckpointError, CodesMismatchError, InputError, UnsupportedError
-from audiotok.testing import check_tokenizer, parity
 
 from .cases import Case, cases
 
@@ -76,8 +75,7 @@ def test_conformance_and_parity_on_real_speech(case, speech, parity_table):
     tok = convert("encodec", case.folder)
     rows = [audio.resample(row, 16000, tok.spec.sample_rate)[:, : 2 * tok.spec.sample_rate] for row in speech]
     rows = [row.expand(tok.spec.channels, -1) * torch.tensor([[1.0], [0.5]])[: tok.spec.channels] for row in rows]
-    check_tokenizer(tok, rows)
-    parity_table.parity(case.id, parity(tok, rows))
+    parity_table.conforms(case.id, tok, rows)
 
 
 def test_what_the_specs_say():

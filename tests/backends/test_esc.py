@@ -17,7 +17,6 @@ from audiotok.backends.esc import ESC, read_esc
 from audiotok.backends.esc_config import ESCConfig
 from audiotok.backends.esc_network import spectrum_of, unfold, wav_of
 from audiotok.errors import CheckpointError, InputError, UnsupportedError
-from audiotok.testing import check_tokenizer, parity
 
 from .cases import Case, cases
 
@@ -247,8 +246,7 @@ def pieces_of(tok: ESC, seconds: float, **others: object) -> Iterator[None]:
 
 def test_it_is_a_tokenizer(tok, case, speech, parity_table):
     rows = [row[:, 6000 : 24000 - 1234 * i] for i, row in enumerate(speech)]
-    check_tokenizer(tok, rows)
-    parity_table.parity(case.id, parity(tok, rows))
+    parity_table.conforms(case.id, tok, rows)
 
 
 def test_half_of_it_is_enough_for_one_way(case, tok, tmp_path):

@@ -20,7 +20,6 @@ from audiotok.backends.mimi_network import SplitRVQ
 from audiotok.codes import Codes
 from audiotok.errors import CheckpointError, InputError, UnsupportedError
 from audiotok.nn.flow import Pieces
-from audiotok.testing import check_tokenizer, parity
 
 from .cases import Case, cases
 
@@ -204,10 +203,9 @@ def test_long_audio_goes_in_pieces_and_holds_no_more_than_the_context(rows, monk
 
 def test_conformance_and_parity_on_real_speech(case, rows, parity_table):
     tok = read_mimi(case.folder)
-    assert "stream" in check_tokenizer(tok, rows)
-    found = parity(tok, rows)
-    parity_table.parity(case.id, found)
-    assert {one.way: one.different for one in found if one.way in ("batch", "padded", "chunked", "streamed")} == {
+    assert "stream" in parity_table.conforms(case.id, tok, rows)
+    found = parity_table.ways[case.id]
+    assert {way: found[way].different for way in ("batch", "padded", "chunked", "streamed")} == {
         "batch": 0,
         "padded": 0,
         "chunked": 0,

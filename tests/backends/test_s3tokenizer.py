@@ -14,7 +14,6 @@ import audiotok
 from audiotok.backends.s3tokenizer import read_s3tokenizer
 from audiotok.backends.s3tokenizer_network import log_mel
 from audiotok.errors import CheckpointError, InputError, UnsupportedError
-from audiotok.testing import check_tokenizer, parity
 from tests.onnx_writer import model, node, tensor_proto
 from tests.parity_table import ParityTable
 
@@ -95,10 +94,8 @@ def test_hidden_states_are_upstreams(case: Case, row_by_row: bool) -> None:
 @every_case
 def test_conformance_on_speech(case: Case, speech: list[Tensor], parity_table: ParityTable) -> None:
     tok = read_s3tokenizer(case.folder)
-    check_tokenizer(tok, speech)
-    found = parity(tok, speech)
-    assert {one.way for one in found if one.different} <= {"bfloat16", "gpu"}
-    parity_table.parity(case.id, found)
+    parity_table.conforms(case.id, tok, speech)
+    assert {way for way, one in parity_table.ways[case.id].items() if one.different} <= {"bfloat16"}
 
 
 @every_case

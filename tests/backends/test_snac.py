@@ -19,7 +19,6 @@ from audiotok.errors import CheckpointError, InputError
 from audiotok.nn.flow import Pieces, Ragged
 from audiotok.nn.weight_norm import fold_weight_norm
 from audiotok.quantize.levels import pack, unpack
-from audiotok.testing import check_tokenizer, parity
 
 from .cases import Case, cases
 
@@ -153,8 +152,7 @@ def test_noise_depends_on_the_seed_alone():
 def test_it_keeps_the_promises_of_the_interface(case: Case, speech, parity_table):
     tok = read(case)
     rows = [audiotok.audio.resample(row, 16000, tok.spec.sample_rate)[:, : tok.spec.sample_rate] for row in speech]
-    assert "batches" in check_tokenizer(tok, rows)
-    parity_table.parity(case.id, parity(tok, rows))
+    assert "batches" in parity_table.conforms(case.id, tok, rows)
 
 
 @pytest.mark.parametrize("case", CASES, ids=by_id)

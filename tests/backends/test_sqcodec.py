@@ -11,7 +11,6 @@ import yaml
 from audiotok import convert
 from audiotok.backends.sqcodec import ScalarQuantizer
 from audiotok.errors import CheckpointError, InputError
-from audiotok.testing import check_tokenizer, parity
 
 from .cases import Case, cases
 
@@ -68,15 +67,13 @@ def test_tokens_and_audio_are_upstreams(case, parity_table):
 
 def test_conformance_and_parity_on_real_speech(case, speech, parity_table):
     tok = convert("sqcodec", case.folder, levels=levels_of(case))
-    check_tokenizer(tok, speech)
-    parity_table.parity(case.id, parity(tok, speech))
+    parity_table.conforms(case.id, tok, speech)
 
 
 def test_the_published_three_levels(ternary, speech, parity_table):
     assert ternary.spec.codebook_sizes == (19683, 19683)
     assert ternary.codebooks[0].shape == (19683, 9)
-    check_tokenizer(ternary, speech)
-    parity_table.parity("sqcodec/three levels", parity(ternary, speech))
+    parity_table.conforms("sqcodec/three levels", ternary, speech)
     codes = ternary.encode(speech[0][None])
     values = ternary.features(speech[0][None])[0].round()
     assert set(values.unique().tolist()) == {-1.0, 0.0, 1.0}

@@ -22,7 +22,6 @@ from audiotok.backends.transformers_codec_config import codec_config, plain
 from audiotok.backends.transformers_codec_network import sinc_resample
 from audiotok.errors import CheckpointError, InputError, MissingDependencyError, UnsupportedError
 from audiotok.hub import load_folder
-from audiotok.testing import check_tokenizer, parity
 from tests.parity_table import same_length
 
 from .cases import Case, cases
@@ -145,8 +144,7 @@ def test_one_codebook_equals_the_library_itself_on_the_features_of_its_other_ext
 def test_conformance_and_parity_on_real_speech(case, speech, parity_table):
     tok = loaded(case)
     rows = short(tok, speech)
-    parity_table.parity(case.id, parity(tok, rows))
-    check_tokenizer(tok, rows)
+    parity_table.conforms(case.id, tok, rows)
 
 
 def test_neucodec_takes_16_and_gives_24_khz(speech):
