@@ -72,7 +72,7 @@ def test_what_does_not_fit_into_memory_is_read_from_disk_and_is_the_same(pool, n
     for batches in (in_memory.batches(range(5, 9), 3), from_disk.batches(range(5, 9), 3)):
         found = list(batches)
         assert len(found) == 4
-        assert all(torch.equal(wav, in_memory.draw(step, 3)) for step, wav in zip(range(5, 9), found, strict=True))
+        assert all(torch.equal(one.wav, in_memory.draw(step, 3)) for step, one in zip(range(5, 9), found, strict=True))
 
 
 def test_every_second_is_as_likely_as_any_other(tmp_path):
@@ -153,7 +153,7 @@ def test_a_file_that_goes_bad_on_disk_is_replaced_by_another_draw(tmp_path):
     (tmp_path / "a_1.wav").write_bytes(data[:100])  # its header is whole, so its length was known
     crops = Crops(pool, samples=100, seed=0)
     good = audiotok.audio.load(tmp_path / "a_2.wav")[0][None, :, :100].repeat(16, 1, 1)
-    for wav in (crops.draw(0, 16), *crops.batches(range(0, 1), 16)):
+    for wav in (crops.draw(0, 16), *(drawn.wav for drawn in crops.batches(range(0, 1), 16))):
         assert torch.equal(wav, good)
     assert [reason.split(":")[0] for reason in pool.failed] == ["a_1.wav"]
     (tmp_path / "a_2.wav").write_bytes(data[:100])

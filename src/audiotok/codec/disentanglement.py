@@ -78,6 +78,10 @@ class Hook(nn.Module):
         """What `forward` gives, whichever way its gradient goes."""
         raise NotImplementedError
 
+    def figures(self, vectors: Tensor, target: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Scalars for the log beside the loss, by name; none here."""
+        return {}
+
 
 class ClassHook(Hook):
     """What holds for a whole row, such as its speaker or its language: cross entropy of one of so many classes, from a
@@ -111,14 +115,26 @@ class ClassHook(Hook):
         self.conv = nn.Conv1d(dim, hidden, _KERNEL, padding=_KERNEL // 2)
         self.classify = nn.Linear(hidden, num_classes)
 
-    def loss(self, vectors: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    def scores(self, vectors: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits [B, num_classes] of vectors [B, D, F]."""
         frames = functional.gelu(self.conv(_masked(vectors, mask)))
         if mask is None:
             pooled = frames.mean(2)
         else:
             pooled = _masked(frames, mask).sum(2) / mask.sum(1, keepdim=True).clamp(min=1)
-        losses = functional.cross_entropy(self.classify(pooled).float(), target, ignore_index=-1, reduction="sum")
+        scores: Tensor = self.classify(pooled).float()
+        return scores
+
+    def loss(self, vectors: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        losses = functional.cross_entropy(self.scores(vectors, mask), target, ignore_index=-1, reduction="sum")
         return losses / (target >= 0).sum().clamp(min=1)
+
+    @torch.no_grad()
+    def figures(self, vectors: Tensor, target: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """`accuracy`: the share of the rows whose class is known that get it right; 0 where none is known."""
+        known = target >= 0
+        right = (self.scores(vectors, mask).argmax(1) == target) & known
+        return {"accuracy": right.sum() / known.sum().clamp(min=1)}
 
 
 class PitchHook(Hook):

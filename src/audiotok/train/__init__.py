@@ -4,6 +4,7 @@ from .codec import train_codec
 from .codec_training import CodecReport, CodecTraining, LossWeights
 from .config_file import parse_config, read_config
 from .crops import Augmentation
+from .hooks import HookConfig
 from .vocoder import train_vocoder
 from .vocoder_training import VocoderReport, VocoderTraining
 
@@ -11,6 +12,7 @@ __all__ = [
     "Augmentation",
     "CodecReport",
     "CodecTraining",
+    "HookConfig",
     "LossWeights",
     "VocoderReport",
     "VocoderTraining",

@@ -3,34 +3,36 @@
 import copy
 import os
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from ..codec import Codec, CodecConfig, CodecNetwork
-from ..errors import InputError
+from ..codec import Codec, CodecConfig
 from .average import WeightAverage
 from .board import Board
 from .codec_data import CodecData
-from .codec_step import CodecStep, Networks, make_judges, make_teacher
+from .codec_networks import draw_networks, prepare_networks
+from .codec_step import CodecStep
 from .codec_training import CodecReport, CodecTraining
+from .crops import Drawn
 from .health import CodebookHealth
+from .hooks import check_hooks
 from .initial import AVERAGE, begin_with, part_of
 from .meters import Meters
-from .muon import Muon
 from .pool import MEMORY_BYTES
 from .run import Run
-from .start import TrainedCodec, start_codebooks
+from .start import start_codebooks
 from .validation import write_samples
 
 #: What may change when a run is resumed.
 _FREE = ("steps", "save_every", "log_every", "validate_every", "samples")
+#: What a training from before there were these options had.
+_DEFAULTS: dict[str, Any] = {"hooks": []}
 _METERS, _HEALTH, _BALANCER = "meters.", "health.", "balancer."
 
 
@@ -120,6 +122,7 @@ class _CodecRun:
     ) -> None:
         self.started = time.perf_counter()
         self.config, self.training, self.name = config, training, name
+        check_hooks(training.hooks, config)
         self.data = CodecData(source, valid)
         self.run = Run(
             out,
@@ -128,6 +131,7 @@ class _CodecRun:
             precision=training.precision,
             resume=resume,
             free=_FREE,
+            defaults=_DEFAULTS,
             broadcast_buffers=False,  # codebooks are the same everywhere already: see audiotok.quantize.Codebook
         )
         self.progress = progress and self.run.main
@@ -139,41 +143,20 @@ class _CodecRun:
 
     def _build(self, init: Path | None) -> None:
         training, accelerator = self.training, self.run.accelerator
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
-            network = CodecNetwork(self.config, seed=training.seed)
-            judges = make_judges(training)
-            found = make_teacher(training, self.config.latent, accelerator.device)
-        if network.gives_magnitudes and judges is not None:
-            raise InputError("a network that gives magnitudes has no wave to judge: adversarial_from must be -1")
+        new = draw_networks(self.config, training, num_classes=self.data.num_classes, device=accelerator.device)
         if init is not None:
-            begin_with(network, init)
-        teacher, head = found or (None, None)
-        self.averaged = copy.deepcopy(network).to(accelerator.device)
+            begin_with(new.codec, init)
+        self.averaged = copy.deepcopy(new.codec).to(accelerator.device)
         self.average = WeightAverage(self.averaged, training.ema_decay)
-        self.health = CodebookHealth(network.quantizer.codebook_sizes, accelerator.device)
+        self.health = CodebookHealth(new.codec.quantizer.codebook_sizes, accelerator.device)
         self.meters = Meters()
-        matrices = network.inner_weights() if training.optimizer == "muon" else []
-        chosen = {id(one) for one in matrices}
-        others = [one for one in network.parameters() if id(one) not in chosen]
-        others += [] if head is None else list(head.parameters())
-        networks = Networks(
-            codec=self.run.prepare(TrainedCodec(network)),
-            judges=None if judges is None else self.run.prepare(judges),
-            distillation=None if head is None else self.run.prepare(head),
-            optimizer=self.run.prepare(self._optimizer(others, matrices)),
-            judges_optimizer=None if judges is None else self.run.prepare(self._optimizer(judges.parameters())),
-        )
-        self.step = CodecStep(accelerator, training, networks, sample_rate=self.config.sample_rate, teacher=teacher)
-
-    def _optimizer(self, parameters: Any, matrices: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
-        training = self.training
-        if matrices:
-            return Muon(
-                matrices, parameters, training.learning_rate, training.betas, weight_decay=training.weight_decay
-            )
-        return torch.optim.AdamW(
-            parameters, training.learning_rate, training.betas, weight_decay=training.weight_decay, fused=True
+        self.step = CodecStep(
+            accelerator,
+            training,
+            prepare_networks(new, training, self.run),
+            sample_rate=self.config.sample_rate,
+            teacher=new.teacher,
+            labels=self.data.labels,
         )
 
     def _restore(self) -> None:
@@ -197,8 +180,8 @@ class _CodecRun:
         self._began = self._lap = time.perf_counter()
         self._lap_step = run.step
         with bar, closing(self.board), closing(batches):
-            for wav in batches:
-                self._one_step(wav)
+            for drawn in batches:
+                self._one_step(drawn)
                 bar.update()
                 stop = self._due(training.log_every) and self._out_of_time(max_seconds)
                 if self._due(training.log_every):
@@ -212,15 +195,16 @@ class _CodecRun:
         throughput = self._throughput(self._began, run.step - run.resumed_from)
         return self._report(throughput)
 
-    def _one_step(self, wav: Tensor) -> None:
+    def _one_step(self, drawn: Drawn) -> None:
         run = self.run
         if run.step == self.training.quantize_from:
             self._start_codebooks()
-        losses, tokens = self.step.run(wav.to(run.accelerator.device, non_blocking=True), run.step)
+        wav = drawn.wav.to(run.accelerator.device, non_blocking=True)
+        found = self.step.run(wav, drawn.items, run.step)
         self.average.update(self.step.plain, run.step)
-        self.meters.add(losses)
-        if tokens.shape[2]:
-            self.health.add(tokens)
+        self.meters.add(found.losses, found.weights)
+        if found.tokens.shape[2]:
+            self.health.add(found.tokens)
         run.step += 1
 
     def _start_codebooks(self) -> None:
@@ -248,7 +232,7 @@ class _CodecRun:
 
     def _log(self) -> str:
         run = self.run
-        losses, health = run.means(self.meters.means()), self.health.figures()
+        losses, health = run.means(self.meters.means(run.accelerator)), self.health.figures()
         self.meters.clear()
         throughput = self._throughput(self._lap, run.step - self._lap_step)
         self._lap, self._lap_step = time.perf_counter(), run.step

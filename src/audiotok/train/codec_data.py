@@ -6,6 +6,7 @@ from ..codec import CodecConfig
 from ..sources import open_source
 from .codec_training import CodecTraining
 from .crops import Crops
+from .labels import Labels, classes_of
 from .pool import Pool, hold_out, spread
 from .validation import Validation
 
@@ -21,11 +22,14 @@ class CodecData:
         identity: of the sources, plain values: it changes when items do.
         crops: that are trained on.
         validation: what is measured.
+        labels: of the crops, for hooks; None where there are none.
+        num_classes: of each label that has classes.
         num_items: of the training's source; num_held_out: not trained on.
     """
 
     crops: Crops
     validation: Validation
+    labels: Labels | None
 
     def __init__(self, source: Any, valid: Any) -> None:
         self.source = open_source(source)
@@ -34,6 +38,7 @@ class CodecData:
         if self.valid is not None:
             self.identity["validation"] = self.valid.identity()
         self.num_items = self.num_held_out = 0
+        self.num_classes: dict[str, int] = {}
         self._failed: list[str] = []
 
     def read(
@@ -42,9 +47,12 @@ class CodecData:
         """Decodes what fits into memory.
 
         Raises:
-            FitError: no audio that can be used. InputError: domains that no item has.
+            FitError: no audio that can be used. InputError: domains or labels that no item has.
         """
         items, rate, column = list(self.source.items()), config.sample_rate, training.domain_column
+        drawn = [item for item in items if training.domains is None or item.columns.get(column) in training.domains]
+        classes = classes_of(drawn or items, [hook.label for hook in training.hooks])
+        self.num_classes = {label: len(values) for label, values in classes.items()}
         pool = Pool(
             self.source, items, sample_rate=rate, memory_bytes=memory_bytes, num_workers=num_workers, progress=progress
         )
@@ -61,6 +69,9 @@ class CodecData:
             augmentation=training.augmentation,
             held_out={item.id for item in held_out} if self.valid is None else (),
         )
+        self.labels = None
+        if training.hooks:
+            self.labels = Labels(pool.items, classes, sample_rate=rate, frame_rate=rate / config.hop_length)
         chosen = spread(held_out or pool.items, training.validation_items, training.seed, column=column)
         measured = Pool(self.valid or self.source, chosen, sample_rate=rate)
         self.validation = Validation(measured, seconds=training.validation_seconds, column=column)

@@ -7,30 +7,33 @@ import torch
 from torch import Tensor, nn
 
 from ..codec.balancer import Balancer
-from ..codec.distillation import SemanticDistillation, feature_size, teacher_features
+from ..codec.distillation import teacher_features
 from ..codec.network import CodecNetwork, CodecOutput
 from ..codec.stages import stage_vectors
-from ..hub import load
-from ..nn.codec_discriminators import CodecDiscriminators
 from ..nn.discriminators import Judgement
 from ..tokenizer import Tokenizer
+from .codec_networks import Networks, set_rate
 from .codec_training import CodecTraining
 from .distances import distances_of, output_of
+from .labels import Labels
 from .losses import discriminator_loss, feature_loss, generator_loss
 from .start import TrainedCodec
 
 _JUDGED = "judged"  # adversarial and feature loss together
 
 
-@dataclass
-class Networks:
-    """All that is trained, and what trains it, once Accelerate has prepared it."""
+@dataclass(frozen=True)
+class StepResult:
+    """What a training step found.
 
-    codec: nn.Module
-    judges: nn.Module | None
-    distillation: nn.Module | None
-    optimizer: torch.optim.Optimizer
-    judges_optimizer: torch.optim.Optimizer | None
+    losses: scalars by name, the norm of the gradient and what the hooks say among them.
+    weights: of the latter, how many rows they knew something of.
+    tokens: [B, K, F]; no frames before there are codebooks.
+    """
+
+    losses: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    tokens: Tensor
 
 
 class CodecStep:
@@ -42,6 +45,7 @@ class CodecStep:
         networks: prepared.
         sample_rate: in Hz.
         teacher: of the first codebook, or None.
+        labels: for the hooks, or None where there are none.
     """
 
     def __init__(
@@ -52,9 +56,10 @@ class CodecStep:
         *,
         sample_rate: int,
         teacher: Tokenizer | None = None,
+        labels: Labels | None = None,
     ) -> None:
-        self.accelerator, self.training, self.networks, self.teacher = accelerator, training, networks, teacher
-        self.sample_rate = sample_rate
+        self.accelerator, self.training, self.networks = accelerator, training, networks
+        self.sample_rate, self.teacher, self.labels = sample_rate, teacher, labels
         self.distances = distances_of(training.weights, self.plain).to(accelerator.device)
         weights = training.weights
         self._shares = {name: getattr(weights, name) for name in self.distances.names}
@@ -68,10 +73,10 @@ class CodecStep:
         wrapped: TrainedCodec = self.accelerator.unwrap_model(self.networks.codec)
         return wrapped.network
 
-    def run(self, wav: Tensor, step: int) -> tuple[dict[str, Tensor], Tensor]:
-        """A training step on wav [B, 1, T]: the losses, and the tokens [B, K, F]."""
+    def run(self, wav: Tensor, items: Tensor, step: int) -> StepResult:
+        """A training step on wav [B, 1, T] of items [B], see `Crops`."""
         training, networks = self.training, self.networks
-        _set_rate(networks.optimizer, training.rate_at(step))
+        set_rate(networks.optimizer, training.rate_at(step))
         quantizing = step >= training.quantize_from
         output: CodecOutput = networks.codec(wav, quantize=quantizing)
         made = output_of(output).float()
@@ -89,17 +94,22 @@ class CodecStep:
         if networks.distillation is not None and quantizing:
             losses["distillation"] = self._distilled(wav, output)
             beside = beside + training.weights.distillation * losses["distillation"]
+        weights: dict[str, Tensor] = {}
+        if networks.hooks is not None and quantizing:
+            weights = self._hooked(wav, items, output, losses)
+            beside = beside + torch.stack([hook.weight * losses[hook.name] for hook in training.hooks]).sum()
         self.accelerator.backward(total + beside)
         losses["gradient"] = self._clip(networks.codec)
         networks.optimizer.step()
         networks.optimizer.zero_grad()
-        return {name: value.detach() for name, value in losses.items()}, output.quantized.tokens
+        losses = {name: value.detach() for name, value in losses.items()}
+        return StepResult(losses, weights, output.quantized.tokens)
 
     def _train_judges(self, wav: Tensor, fake: Tensor, step: int) -> Tensor:
         judges, optimizer = self.networks.judges, self.networks.judges_optimizer
         assert judges is not None
         assert optimizer is not None
-        _set_rate(optimizer, self.training.rate_at(step, of_discriminators=True))
+        set_rate(optimizer, self.training.rate_at(step, of_discriminators=True))
         # Real and made-up audio in one call: one forward per backward, as distributed training wants it.
         judged = judges(torch.cat([wav, fake]))
         real: list[Judgement] = [(score.chunk(2)[0], []) for score, _ in judged]
@@ -147,6 +157,30 @@ class CodecStep:
         loss: Tensor = self.networks.distillation(first, target)
         return loss
 
+    def _hooked(self, wav: Tensor, items: Tensor, output: CodecOutput, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adds what the heads say, and gives how many rows each of it is about."""
+        assert self.labels is not None
+        assert self.networks.hooks is not None
+        hooks, frames = self.training.hooks, output.latents.shape[2]
+        known = self.labels.of(wav, items, frames, [hook.label for hook in hooks])
+        labels = [known[hook.label] for hook in hooks]
+        of_range = {
+            codebooks: stage_vectors(self.plain.quantizer, output.latents, output.quantized.tokens, codebooks)
+            for codebooks in {hook.codebooks for hook in hooks}
+        }
+        found, figures = self.networks.hooks(
+            [of_range[hook.codebooks] for hook in hooks],
+            [label.target for label in labels],
+            [label.known[:, None].expand(-1, frames) for label in labels],
+        )
+        weights: dict[str, Tensor] = {}
+        for hook, label in zip(hooks, labels, strict=True):
+            values = {hook.name: found[hook.name]}
+            values |= {f"{hook.name}_{name}": value for name, value in figures[hook.name].items()}
+            losses |= values
+            weights |= dict.fromkeys(values, label.known.sum())
+        return weights
+
     def _clip(self, network: nn.Module) -> Tensor:
         """The norm of the gradient, before it is clipped."""
         most = self.training.clip_norm or float("inf")
@@ -156,21 +190,3 @@ class CodecStep:
         ):  # the scaler looks for its scale by steps that are too large, and are skipped
             norm = torch.where(norm.isfinite(), norm, 0.0)
         return norm
-
-
-def make_teacher(training: CodecTraining, latent: int, device: Any) -> tuple[Tokenizer, SemanticDistillation] | None:
-    """The teacher and the head that learns from it, if there is to be one."""
-    if not training.teacher:
-        return None
-    teacher = load(training.teacher, device=str(device), mode="encode")
-    return teacher, SemanticDistillation(latent, feature_size(teacher), likeness=training.likeness)
-
-
-def make_judges(training: CodecTraining) -> CodecDiscriminators | None:
-    """The discriminators, if there are to be any."""
-    return CodecDiscriminators(training.discriminators) if training.is_adversarial else None
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate

@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, get_args, get_origin
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
-from ..codec.config import check_keys
 from ..codec.distillation import Likeness
 from ..errors import InputError
 from ..nn.codec_discriminators import DiscriminatorConfig
 from .crops import Augmentation, Padding
+from .hooks import HookConfig, hooks_of
 from .losses import Adversarial
+from .options import check_types, made
 
 Schedule = Literal["constant", "cosine", "exponential"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -42,7 +43,7 @@ class LossWeights:
     distillation: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         for name, value in asdict(self).items():
             if not 0 <= value < math.inf:
                 raise InputError(f"the weight of {name} must be at least 0, not {value}")
@@ -82,6 +83,8 @@ class CodecTraining:
         discriminators: which.
         teacher: tokenizer whose features the first codebook learns to tell; "" for none.
         likeness: see `SemanticDistillation`.
+        hooks: heads on codebooks that bring labels in, or keep them out; none of one label and range twice.
+        hook_learning_rate: of the heads; 0 for that of the codec. It has the same schedule.
         domains: how much of the crops comes from items with that value in `domain_column`; None takes every second of
             audio alike.
         domain_column: of the manifest.
@@ -120,6 +123,8 @@ class CodecTraining:
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     teacher: str = ""
     likeness: Likeness = "cosine"
+    hooks: tuple[HookConfig, ...] = ()
+    hook_learning_rate: float = 0.0
     domains: Mapping[str, float] | None = None
     domain_column: str = "domain"
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -134,7 +139,7 @@ class CodecTraining:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))  # JSON and YAML have lists only
-        _check_types(self)
+        check_types(self)
         counts = ("steps", "batch_size", "save_every", "validate_every", "log_every", "validation_items")
         for name in (*counts, "discriminator_every"):
             if getattr(self, name) < 1:
@@ -145,6 +150,7 @@ class CodecTraining:
         for name in (
             "weight_decay",
             "discriminator_learning_rate",
+            "hook_learning_rate",
             "warmup_steps",
             "clip_norm",
             "quantize_from",
@@ -159,6 +165,7 @@ class CodecTraining:
             raise InputError(f"betas are two numbers of at least 0 and below 1, not {self.betas}")
         if self.adversarial_from < -1:
             raise InputError(f"adversarial_from is a step, or -1 for none, not {self.adversarial_from}")
+        object.__setattr__(self, "hooks", hooks_of(self.hooks))
 
     @property
     def is_adversarial(self) -> bool:
@@ -196,9 +203,9 @@ class CodecTraining:
         parts = {"weights": LossWeights, "discriminators": DiscriminatorConfig, "augmentation": Augmentation}
         for name, kind in parts.items():
             if name in given:
-                given[name] = _made(name, kind, given[name])
-        made: CodecTraining = _made("training", cls, given)
-        return made
+                given[name] = made(name, kind, given[name])
+        training: CodecTraining = made("training", cls, given)
+        return training
 
 
 @dataclass(frozen=True)
@@ -231,35 +238,3 @@ class CodecReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return asdict(self)
-
-
-def _made(what: str, kind: Any, values: Any) -> Any:
-    if isinstance(values, kind):
-        return values
-    if not isinstance(values, Mapping):
-        raise InputError(f"{what} is a group of keys, not {values!r}")
-    check_keys(what, values, [one.name for one in fields(kind)])
-    try:
-        return kind(**values)
-    except TypeError as error:  # a text where a number belongs
-        raise InputError(f"{what}: {error}") from error
-
-
-def _check_types(value: Any) -> None:
-    """Raises InputError for a number, a choice or a switch that is something else."""
-    for one in fields(value):
-        given, kind = getattr(value, one.name), one.type
-        if get_origin(kind) is Literal:
-            if given not in get_args(kind):
-                raise InputError(f"{one.name} must be one of {', '.join(get_args(kind))}, not {given!r}")
-        elif kind in (int, float):
-            right = isinstance(given, int) or (kind is float and isinstance(given, float))
-            if not right or isinstance(given, bool):
-                hint = " (YAML reads 1e-4 as a text: write 1.0e-4)" if isinstance(given, str) else ""
-                wanted = "a whole number" if kind is int else "a number"
-                raise InputError(f"{one.name} must be {wanted}, not {given!r}{hint}")
-        elif kind in (bool, str):
-            if not isinstance(given, kind):
-                raise InputError(f"{one.name} must be {'true or false' if kind is bool else 'a text'}, not {given!r}")
-        elif is_dataclass(kind) and not isinstance(given, kind):  # type: ignore[arg-type]
-            raise InputError(f"{one.name} must be a {kind.__name__}, not {given!r}")  # type: ignore[union-attr]

@@ -55,6 +55,23 @@ class _Row:
     gain_db: float
     snr_db: float
 
+    @property
+    def item(self) -> int:
+        """Whose audio it is; -1 where it is not one item's."""
+        return self.pieces[0][0] if len(self.pieces) == 1 else -1
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Crops of a training step.
+
+    wav: [B, 1, T] float32.
+    items: [B] int64, the numbers of the pool's items that they are crops of; -1 where another one is mixed in.
+    """
+
+    wav: Tensor
+    items: Tensor
+
 
 class Crops:
     """Crops of the items of a pool. Each second of audio is as likely as any other, unless domains have weights.
@@ -113,10 +130,11 @@ class Crops:
 
     def draw(self, step: int, rows: int, *, process: int = 0) -> Tensor:
         """wav [rows, 1, samples] float32 of training step `step`."""
-        return _batch([self._filled(step, process, row, 0) for row in range(rows)])
+        return self._drawn(step, rows, process).wav
 
-    def batches(self, steps: range, rows: int, *, process: int = 0) -> Generator[Tensor, None, None]:
-        """`draw` for each of the steps, made ready in a thread while the caller works on the batch before."""
+    def batches(self, steps: range, rows: int, *, process: int = 0) -> Generator[Drawn, None, None]:
+        """What `draw` gives for each of the steps, and of which items it is, made ready in a thread while the caller
+        works on the batch before."""
         made = self._from_memory(steps, rows, process) if self.pool.in_memory else self._from_disk(steps, rows, process)
         with ThreadPoolExecutor(1) as ahead:
             batch = ahead.submit(next, made, None)
@@ -125,10 +143,13 @@ class Crops:
                 if current is not None:
                     yield current
 
-    def _from_memory(self, steps: range, rows: int, process: int) -> Iterator[Tensor]:
-        return (self.draw(step, rows, process=process) for step in steps)
+    def _drawn(self, step: int, rows: int, process: int) -> Drawn:
+        return _batch([self._filled(step, process, row, 0) for row in range(rows)])
 
-    def _from_disk(self, steps: range, rows: int, process: int) -> Iterator[Tensor]:
+    def _from_memory(self, steps: range, rows: int, process: int) -> Iterator[Drawn]:
+        return (self._drawn(step, rows, process) for step in steps)
+
+    def _from_disk(self, steps: range, rows: int, process: int) -> Iterator[Drawn]:
         def plans(step: int) -> list[_Row]:
             return [self._plan(step, process, row, 0) for row in range(rows)]
 
@@ -138,15 +159,15 @@ class Crops:
             made = []
             for row, plan in enumerate(plans(step)):
                 one = self._made(plan, list(islice(left, len(plan.pieces))))
-                made.append(self._filled(step, process, row, 1) if one is None else one)
+                made.append(self._filled(step, process, row, 1) if one is None else (one, plan.item))
             yield _batch(made)
 
-    def _filled(self, step: int, process: int, row: int, attempt: int) -> Samples:
+    def _filled(self, step: int, process: int, row: int, attempt: int) -> tuple[Samples, int]:
         for again in range(attempt, _ATTEMPTS):
             plan = self._plan(step, process, row, again)
             made = self._made(plan, [self.pool.read(*piece) for piece in plan.pieces])
             if made is not None:
-                return made
+                return made, plan.item
         raise FitError(f"{_ATTEMPTS} items drawn one after the other cannot be read: {'; '.join(self.pool.failed[:3])}")
 
     def _plan(self, step: int, process: int, row: int, attempt: int) -> _Row:
@@ -211,8 +232,9 @@ def _mixed(wav: Samples, other: Samples, snr_db: float) -> Samples:
     return wav + other * np.float32(math.sqrt(power / other_power / 10 ** (snr_db / 10)))
 
 
-def _batch(rows: list[Samples]) -> Tensor:
-    return torch.from_numpy(np.stack(rows))[:, None]
+def _batch(rows: list[tuple[Samples, int]]) -> Drawn:
+    wav = torch.from_numpy(np.stack([samples for samples, _ in rows]))[:, None]
+    return Drawn(wav, torch.tensor([item for _, item in rows]))
 
 
 def _pair(name: str, values: tuple[float, ...]) -> tuple[float, float]:

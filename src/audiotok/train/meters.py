@@ -27,15 +27,18 @@ class Meters:
         """Of names seen."""
         return len(self._sums)
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Scalars of a step."""
+    def add(self, values: Mapping[str, Tensor], weights: Mapping[str, Tensor] | None = None) -> None:
+        """Scalars of a step; `weights`, by name, are what it counts for in their means, where that is not 1."""
         for name, value in values.items():
             pair = torch.stack([value.float(), torch.ones_like(value, dtype=torch.float32)])
+            pair = pair * weights[name] if weights and name in weights else pair
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
-    def means(self) -> dict[str, Tensor]:
-        """Of each name, over the steps that had it."""
-        return {name: pair[0] / pair[1] for name, pair in self._sums.items()}
+    def means(self, accelerator: Any = None) -> dict[str, Tensor]:
+        """Of each name, over the steps that had it, and with Accelerate's accelerator over all processes, each step
+        by its weight; 0 where nothing had any weight. To be called by all of them then."""
+        pairs = self._sums if accelerator is None else self.saved(accelerator)
+        return {name: pair[0] / pair[1].where(pair[1] > 0, 1.0) for name, pair in pairs.items()}
 
     def clear(self) -> None:
         """Begins anew."""

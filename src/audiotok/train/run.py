@@ -35,6 +35,7 @@ class Run:
         precision: "no" (float32), "bf16" or "fp16".
         resume: whether to go on from a checkpoint in `out`; otherwise a folder with one is refused.
         free: names within a part that may change on the way.
+        defaults: by name, what a checkpoint that does not know a name had; one that is not here counts as unchanged.
         broadcast_buffers: whether the first process sends its buffers to the others before each forward.
 
     Attributes:
@@ -57,6 +58,7 @@ class Run:
         precision: str,
         resume: bool,
         free: Collection[str] = (),
+        defaults: Mapping[str, Any] | None = None,
         broadcast_buffers: bool = True,
     ) -> None:
         accelerate = _accelerate()
@@ -74,7 +76,7 @@ class Run:
         self.lines: list[dict[str, Any]] = []
         self._checkpoint = latest_checkpoint(out)
         if self._checkpoint is not None:
-            self._check_resumable(self._checkpoint, resume, free)
+            self._check_resumable(self._checkpoint, resume, free, defaults or {})
         out.mkdir(parents=True, exist_ok=True)
 
     def prepare(self, one: Any) -> Any:
@@ -160,12 +162,14 @@ class Run:
                 lines.append(line)
         return lines
 
-    def _check_resumable(self, checkpoint: Path, resume: bool, free: Collection[str]) -> None:
+    def _check_resumable(
+        self, checkpoint: Path, resume: bool, free: Collection[str], defaults: Mapping[str, Any]
+    ) -> None:
         if not resume:
             raise InputError(f"{checkpoint.parent} holds a training: name another folder, or resume it")
         old = read_json(checkpoint / _FACTS)
         for part, now in self.facts.items():
-            before = old.get(part, {})
+            before = {**defaults, **old.get(part, {})}
             for name in now:
                 # What an older version did not know yet is what its default does.
                 if name in before and before[name] != now[name] and name not in free:
