@@ -28,7 +28,8 @@ INTRODUCTION = """\
 Written by `benchmarks/quality.py`: `audiotok eval` on the corpus's `test` split, voices, languages, rooms, tracks and
 sounds that nothing here was fitted, trained or tuned on; of speech the clips longer than 2 s.
 [evaluation.md](evaluation.md) says what is measured and how, [metrics.md](metrics.md) what each metric means. SDR and
-SI-SNR compare waves: of codecs that find phases anew, as the default, the log-mel one and Codec 2 do, they say nothing."""
+SI-SNR compare waves: of codecs that find phases anew, as the default, the log-mel one and Codec 2 do, they tell
+little."""
 
 
 def random_codec(family: str, folder: Path) -> str:

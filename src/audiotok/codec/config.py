@@ -36,6 +36,7 @@ def _at_least(least: int, **values: int) -> None:
             raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
 
+@dataclass(frozen=True)
 class _Config:
     """What the configurations share: plain values, and back with errors that name the key."""
 
@@ -43,7 +44,7 @@ class _Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON or YAML."""
-        return _plain(asdict(self))  # type: ignore[call-overload]
+        return _plain(asdict(self))
 
     @classmethod
     def from_dict(cls: type[Config], values: Mapping[str, Any]) -> Config:
@@ -52,7 +53,7 @@ class _Config:
         Raises:
             InputError: an unknown key, or a value out of range.
         """
-        check_keys(cls.name, values, [one.name for one in fields(cls)])  # type: ignore[arg-type]
+        check_keys(cls.name, values, [one.name for one in fields(cls)])
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         try:
             return cls(**given)

@@ -56,9 +56,8 @@ class CodecNetwork(nn.Module):
         self.config = config
         sizes = config.network
         if isinstance(sizes, SpectralConfig):
-            made = {"hop_length": config.hop_length, "latent": config.latent, "causal": config.causal}
-            self.encoder = spectral_encoder(sizes, **made)  # type: ignore[arg-type]
-            self.decoder = spectral_decoder(sizes, **made)  # type: ignore[arg-type]
+            shape = (config.hop_length, config.latent, config.causal)
+            self.encoder, self.decoder = spectral_encoder(sizes, *shape), spectral_decoder(sizes, *shape)
         else:
             seanet = SeanetConfig(
                 dimension=config.latent,

@@ -58,7 +58,7 @@ class StftFeatures(Layer):
         return transform(Whole().window(self, self.window, x)[..., 0].float(), self.fft, self.hop).abs()
 
 
-def spectral_encoder(config: SpectralConfig, *, hop_length: int, latent: int, causal: bool) -> Chain:
+def spectral_encoder(config: SpectralConfig, hop_length: int, latent: int, causal: bool) -> Chain:
     """wav [B, T, 1] to latents [B, T / hop_length, latent]; T is a multiple of hop_length."""
     first, second = config.encoder_blocks
     phases = config.phase == "predicted"
@@ -81,7 +81,7 @@ def spectral_encoder(config: SpectralConfig, *, hop_length: int, latent: int, ca
     )
 
 
-def spectral_decoder(config: SpectralConfig, *, hop_length: int, latent: int, causal: bool) -> Chain:
+def spectral_decoder(config: SpectralConfig, hop_length: int, latent: int, causal: bool) -> Chain:
     """Latents [B, F, latent] to wav [B, F · hop_length, 1]."""
     first, second = config.decoder_blocks
     hop = hop_length // config.stride
