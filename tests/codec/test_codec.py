@@ -1,6 +1,7 @@
 """The trainable codec: every quantizer in both architectures, as a network and as a tokenizer."""
 
 import itertools
+import json
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 import audiotok
 from audiotok.codec import Codec, CodecConfig, CodecNetwork, codec_spec, preset
 from audiotok.codec.spectral import StftFeatures
-from audiotok.errors import InputError, UnsupportedError
+from audiotok.errors import CheckpointError, InputError, UnsupportedError
 from audiotok.nn.flow import Pieces, Whole
 from audiotok.testing import check_tokenizer, parity
 
@@ -181,9 +182,16 @@ def test_configurations_come_back_from_plain_values():
         ({"architecture": "convolutional", "hop_length": 100}, "make a hop of 320"),
         ({"architecture": "recurrent"}, "spectral, convolutional"),
         ({"preset": "huge"}, "small, base and large"),
-        ({"network": {"fft": 0}}, "at least 1"),
+        ({"network": {"fft": 0}}, "from 1 to 65536"),
         ({"network": {"encoder_blocks": [1]}}, "two numbers"),
         ({"sample_rate": True}, "whole number"),
+        ({"network": {"encoder_blocks": [1, 10**9]}}, "blocks must be a whole number from 0 to 64"),
+        ({"network": {"width": 10**9}}, "width must be a whole number from 1 to 65536"),
+        ({"quantizer": {"num_codebooks": 10**9}}, "num_codebooks must be"),
+        ({"quantizer": {"kind": "msrvq", "strides": [10**9, 1]}}, "stride must be"),
+        ({"quantizer": {"kind": "fsq", "levels": []}}, "levels are 1 to 64 numbers"),
+        ({"architecture": "convolutional", "network": {"ratios": [10**9]}}, "ratio must be"),
+        ({"network": {"iterations": 0}}, "iterations must be"),
         ({"network": {"phase": "random"}}, "griffin-lim"),
         ({"network": {"phase": "griffin-lim"}, "causal": True}, "looks ahead"),
     ],
@@ -191,6 +199,30 @@ def test_configurations_come_back_from_plain_values():
 def test_a_configuration_that_makes_no_codec_says_why(values, message):
     with pytest.raises(InputError, match=message):
         CodecConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("network", {"width": 25}),
+        ("network", {"encoder_blocks": [10**9, 1]}),
+        ("network", "mine"),
+        ("quantizer", {"kind": "audiotok.quantize:FSQ"}),
+        ("quantizer", {"codebook_size": 32}),
+        ("latent", 10**12),
+        ("hop_length", 160),
+        ("loader", "os:system"),
+    ],
+)
+def test_a_folder_whose_configuration_lies_is_refused(tmp_path, part, values):
+    Codec.of(network(tiny()), "tiny").save(tmp_path / "tiny")
+    path = tmp_path / "tiny" / "config.json"
+    stored = json.loads(path.read_text())
+    before = stored["config"].get(part)
+    stored["config"][part] = {**before, **values} if isinstance(values, dict) else values
+    path.write_text(json.dumps(stored))
+    with pytest.raises(CheckpointError):
+        audiotok.load(tmp_path / "tiny")
 
 
 def test_a_saved_codec_is_loaded(tmp_path):

@@ -12,6 +12,8 @@ Architecture = Literal["spectral", "convolutional"]
 Kind = Literal["rvq", "svq", "gvq", "fsq", "msrvq", "csrvq", "pq"]
 Size = Literal["small", "base", "large"]
 Config = TypeVar("Config", bound="_Config")
+#: Bounds for what a file may say: of layers, of anything counted, of channels, of entries.
+_DEEPEST, _MOST, _WIDEST, _LARGEST = 64, 1024, 1 << 16, 1 << 24
 
 
 def check_keys(what: str, values: Mapping[str, Any], known: list[str]) -> None:
@@ -30,10 +32,10 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _at_least(least: int, **values: int) -> None:
+def _within(least: int, most: int, **values: int) -> None:
     for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise InputError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,15 @@ class SpectralConfig(_Config):
     iterations: int = 32
 
     def __post_init__(self) -> None:
-        _at_least(1, fft=self.fft, stride=self.stride, width=self.width, hidden=self.hidden, iterations=self.iterations)
+        _within(1, _WIDEST, fft=self.fft, width=self.width, hidden=self.hidden)
+        _within(1, _MOST, stride=self.stride, iterations=self.iterations)
         if self.phase not in ("predicted", "griffin-lim"):
             raise InputError(f'phase is "predicted" or "griffin-lim", not {self.phase!r}')
         for blocks in (self.encoder_blocks, self.decoder_blocks):
-            if len(blocks) != 2 or min(blocks) < 0 or not sum(blocks):
+            if len(blocks) != 2 or not sum(blocks):
                 raise InputError(f"blocks are two numbers, before and after the change of rate, not {blocks}")
+            for count in blocks:
+                _within(0, _DEEPEST, blocks=count)
 
 
 @dataclass(frozen=True)
@@ -119,10 +124,13 @@ class ConvolutionalConfig(_Config):
     snake: bool = True
 
     def __post_init__(self) -> None:
-        _at_least(1, filters=self.filters, residual_layers=self.residual_layers, dilation_base=self.dilation_base)
-        _at_least(0, lstm_layers=self.lstm_layers)
-        if not self.ratios or min(self.ratios) < 2:
-            raise InputError(f"ratios are strides of at least 2, not {self.ratios}")
+        _within(1, _MOST, filters=self.filters, dilation_base=self.dilation_base)
+        _within(1, _DEEPEST, residual_layers=self.residual_layers)
+        _within(0, _DEEPEST, lstm_layers=self.lstm_layers)
+        if not 1 <= len(self.ratios) <= _DEEPEST:
+            raise InputError(f"ratios are the strides of 1 to {_DEEPEST} layers, not of {len(self.ratios)}")
+        for ratio in self.ratios:
+            _within(2, _MOST, ratio=ratio)
 
 
 @dataclass(frozen=True)
@@ -164,9 +172,15 @@ class QuantizerConfig(_Config):
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise InputError(f"a quantizer is one of {', '.join(get_args(Kind))}, not {self.kind!r}")
-        _at_least(1, num_codebooks=self.num_codebooks, groups=self.groups, scales=self.scales)
-        _at_least(2, codebook_size=self.codebook_size)
-        _at_least(0, codebook_dim=self.codebook_dim)
+        _within(1, _MOST, num_codebooks=self.num_codebooks, groups=self.groups)
+        _within(1, _DEEPEST, scales=self.scales)
+        _within(2, _LARGEST, codebook_size=self.codebook_size)
+        _within(0, _WIDEST, codebook_dim=self.codebook_dim)
+        for name, values in (("stride", self.strides), ("level", self.levels)):
+            if not 1 <= len(values) <= _DEEPEST:
+                raise InputError(f"{name}s are 1 to {_DEEPEST} numbers, not {len(values)}")
+            for value in values:
+                _within(1, _MOST, **{name: value})
         if not 0 <= self.dropout <= 1:
             raise InputError(f"dropout is a probability from 0 to 1, not {self.dropout}")
         if self.kind == "svq" and self.num_codebooks != 1:
@@ -235,7 +249,8 @@ class CodecConfig:
             raise InputError(f"an architecture is one of {', '.join(_NETWORKS)}, not {self.architecture!r}")
         if not isinstance(self.network, _NETWORKS[self.architecture]):
             raise InputError(f"the network of a {self.architecture} codec is a {_NETWORKS[self.architecture].__name__}")
-        _at_least(1, sample_rate=self.sample_rate, hop_length=self.hop_length, latent=self.latent)
+        _within(1, _LARGEST, sample_rate=self.sample_rate)
+        _within(1, _WIDEST, hop_length=self.hop_length, latent=self.latent)
         if isinstance(self.network, SpectralConfig):
             hop = self.hop_length // self.network.stride
             if hop * self.network.stride != self.hop_length or hop % 2 or not 2 <= hop <= self.network.fft:
