@@ -1,6 +1,6 @@
-"""Which rows share a call of a network, and how long token rows are decoded piece by piece."""
+"""Which rows share a call of a network, and how long ones are cut into pieces."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -30,6 +30,20 @@ def group_rows(sizes: Sequence[int], *, one_by_one: bool, max_padding: float = 0
         else:
             groups.append([i])
     return groups
+
+
+def spans(total: int, step: int) -> Iterator[tuple[int, int]]:
+    """Where the pieces of a signal begin and end: as few as there can be of at most `step`, all of about one length.
+    Products of few rows are computed by other kernels than those of many and round otherwise, so a short last piece
+    would not be quite what it is within a longer one.
+
+    Example:
+        >>> list(spans(10, 4)), list(spans(8, 4)), list(spans(1, 4))
+        ([(0, 3), (3, 6), (6, 10)], [(0, 4), (4, 8)], [(0, 1)])
+    """
+    count = -(-total // step)
+    for piece in range(count):
+        yield piece * total // count, (piece + 1) * total // count
 
 
 def decode_in_pieces(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.flow import Flow, Pieces, Ragged
+from ..pieces import spans
 from ..quantize.base import Quantizer
 from ..spec import Spec
 from ..streams import Step
@@ -106,14 +107,13 @@ class ConvolutionalCodec(Tokenizer):
             yield self.push_encoder(wav, Ragged([self.padded_length(size) for size in sizes]))
             return
         flow = Pieces(last=False)
-        for start in range(0, total, step):
-            flow.last = start + step >= total
-            piece = wav[:, :, start : start + step]
-            piece = nn.functional.pad(piece, (0, min(step, total - start) - piece.shape[2]))
+        for start, end in spans(total, step):
+            flow.last = end == total
+            piece = wav[:, :, start:end]
+            piece = nn.functional.pad(piece, (0, end - start - piece.shape[2]))
             yield self.push_encoder(piece, flow)
 
     def _frame_pieces(self, frames: Tensor, flow: Pieces) -> Iterator[Tensor]:
-        step = self._chunk_frames()
-        for start in range(0, frames.shape[2], step):
-            flow.last = start + step >= frames.shape[2]
-            yield frames[:, :, start : start + step]
+        for start, end in spans(frames.shape[2], self._chunk_frames()):
+            flow.last = end == frames.shape[2]
+            yield frames[:, :, start:end]

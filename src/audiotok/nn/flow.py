@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..pieces import spans
 
 PadMode = Literal["zeros", "reflect", "replicate"]
 Activation = Callable[[Tensor, Tensor | None], Tensor]  # x, and where to write the result (None: a new tensor)
@@ -208,9 +209,9 @@ class Pieces(Flow):
         if x.device.type != "cpu" or x.shape[1] <= step + step // 2:
             return stage(x, self)
         last, found = self.last, []
-        for start in range(0, x.shape[1], step):
-            self.last = last and start + step >= x.shape[1]
-            found.append(stage(x[:, start : start + step], self))
+        for start, end in spans(x.shape[1], step):
+            self.last = last and end == x.shape[1]
+            found.append(stage(x[:, start:end], self))
         return torch.cat(found, 1)
 
 
