@@ -10,7 +10,7 @@ from ..spec import Spec
 from .config import CodecConfig
 from .convolutional import ConvolutionalCodec
 from .network import CodecNetwork
-from .quantizers import is_nested, row_levels
+from .quantizers import is_nested, make_quantizer, row_levels
 
 
 class Codec(ConvolutionalCodec):
@@ -68,7 +68,7 @@ class Codec(ConvolutionalCodec):
 def codec_spec(config: CodecConfig, name: str) -> Spec:
     """What a codec of such sizes takes and gives."""
     with torch.device("meta"):
-        sizes = CodecNetwork(config, frozen=True).quantizer.codebook_sizes
+        sizes = make_quantizer(config.quantizer, config.latent, frozen=True).codebook_sizes
     levels = row_levels(config.quantizer)
     return Spec(
         name=name,
