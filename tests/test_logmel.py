@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from audiotok.errors import InputError
+from audiotok.spec import Spec
 from audiotok.ssl.logmel import LogMel
+from audiotok.ssl.logmel_kmeans import LogMelKMeans
 
 MEL = LogMel()
 
@@ -92,6 +94,25 @@ def test_pieces_with_enough_overlap_invert_as_the_whole(speech):
     assert float(error) < 1e-4
 
 
+@pytest.mark.parametrize("mel", [MEL, LogMel(n_fft=960), LogMel(n_fft=320)])
+@pytest.mark.parametrize("iterations", [0, 1])
+def test_a_frame_is_heard_as_far_as_its_reach_and_no_further(speech, mel, iterations):
+    frames = mel(speech[0][:, : 320 * 40])
+    changed = frames.clone()
+    changed[:, :, 20] += 1
+    differs = (mel.invert(changed, iterations=iterations) != mel.invert(frames, iterations=iterations))[0]
+    heard = differs.view(-1, 320).any(1).nonzero()[:, 0]
+    reach = mel.invert_reach * iterations + (mel.n_fft > 320)  # and its own window, on both sides of its hop
+    assert heard.tolist() == list(range(20 - reach, 20 + reach + 1))
+
+
+@pytest.mark.parametrize("iterations", [-1, 10**9, 2.5])
+def test_so_many_iterations_are_refused(iterations):
+    spec = Spec(name="mel", sample_rate=16000, hop_length=320, codebook_sizes=(4,))
+    with pytest.raises(InputError, match="iterations must be a whole number from 0 to 1024"):
+        LogMelKMeans(spec, MEL, iterations=iterations)
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -102,6 +123,7 @@ def test_pieces_with_enough_overlap_invert_as_the_whole(speech):
         {"n_mels": 0},
         {"n_mels": 513},
         {"floor": 0.0},
+        {"n_fft": 720.0},
     ],
 )
 def test_values_that_make_no_sense_are_refused(values):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .codes import Codes
-from .errors import AudiotokError, InputError
+from .errors import AudiotokError, InputError, UnsupportedError
 from .hub import load_folder
 from .tokenizer import Tokenizer
 
@@ -183,6 +183,22 @@ def _check_decode(tok: Tokenizer, rows: list[Tensor]) -> None:
         _expect(fewer.shape[2] == max(one.shape[1] for one in alone), "fewer codebooks decode to another length")
 
 
+def _check_codebooks(tok: Tokenizer, rows: list[Tensor]) -> None:
+    fewer = copy.deepcopy(tok)
+    if tok.spec.nested:
+        fewer.use_codebooks(tok.spec.codebooks_for(1e-9))
+        first = fewer.encode(rows).tokens
+        same = torch.equal(first, tok.encode(rows).tokens[:, : fewer.spec.num_codebooks])
+        _expect(same, "fewer codebooks in use give other tokens than the first rows of all")
+    for one in (tok, fewer):
+        try:
+            sizes = tuple(len(table) for table in one.codebooks)
+        except UnsupportedError:
+            return
+        wanted = one.spec.codebook_sizes
+        _expect(sizes == wanted, f"with {len(wanted)} codebooks in use, tables are of {sizes} entries, not {wanted}")
+
+
 def _check_stream(tok: Tokenizer, rows: list[Tensor]) -> None:
     if not tok.spec.streamable:
         _expect_error(lambda: tok.stream(), NotImplementedError, "stream of a tokenizer that cannot")
@@ -256,6 +272,7 @@ _CHECKS = (
     _check_batches,
     _check_lengths,
     _check_decode,
+    _check_codebooks,
     _check_stream,
     _check_copies,
     _check_training_step,

@@ -14,7 +14,7 @@ from torch.nn import functional
 import audiotok
 from audiotok.backends.snac import SNAC, read_snac
 from audiotok.backends.snac_files import network_spec
-from audiotok.backends.snac_network import NetworkSizes, Noise, Stack, Unstack, WindowAttention
+from audiotok.backends.snac_network import NetworkSizes, Noise, WindowAttention
 from audiotok.errors import CheckpointError, InputError
 from audiotok.nn.flow import Pieces, Ragged
 from audiotok.nn.weight_norm import fold_weight_norm
@@ -413,20 +413,6 @@ def test_windows_do_not_see_each_other_and_are_the_same_in_pieces_and_as_ragged_
     torch.testing.assert_close(found[1, :16], whole[1, :16], atol=1e-5, rtol=0)
     with pytest.raises(InputError, match=r"rows of \[40, 17\] frames must be padded to whole windows of 8"):
         layer(x, Ragged([40, 17]))
-
-
-def test_stacked_samples_come_apart_again():
-    x = torch.arange(2 * 12 * 3.0).view(2, 12, 3)
-    stacked = Stack(4)(x, Pieces())
-    assert stacked.shape == (2, 3, 12)
-    assert torch.equal(Unstack(4)(stacked, Pieces()), x)
-    for size in (1, 3, 5, 12):
-        assert torch.equal(in_pieces(Stack(4), x, size), stacked)
-    flow = Ragged([12, 8])
-    assert torch.equal(Stack(4)(x, flow)[0], stacked[0])
-    assert flow.lengths == [3, 2]
-    Unstack(4)(stacked, flow)
-    assert flow.lengths == [12, 8]
 
 
 # ---- reading ---------------------------------------------------------------------------------------

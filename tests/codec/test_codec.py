@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from einops import rearrange
 
 import audiotok
 from audiotok.codec import Codec, CodecConfig, CodecNetwork, codec_spec, preset
@@ -120,15 +121,55 @@ def test_the_first_rows_decode_alone(kind):
     rows = {"rvq": 1, "gvq": 2, "msrvq": 3, "csrvq": 2}[kind]
     some = codec.encode(wav).truncate(rows)
     assert torch.equal(codec.use_codebooks(rows).encode(wav).tokens, some.tokens)
+    assert len(codec.codebooks) == rows
     assert codec.decode(some).shape == (1, 1, 3200)
 
 
-@pytest.mark.parametrize("kind", ["svq", "fsq", "pq"])
+@pytest.mark.parametrize(
+    ("values", "levels"),
+    [
+        ({"kind": "gvq", "num_codebooks": 6, "groups": 2}, (0, 0, 1, 1, 2, 2)),
+        ({"kind": "csrvq", "num_codebooks": 6, "scales": 2}, (0, 0, 0, 1, 1, 1)),
+        ({"kind": "msrvq", "strides": [6, 2]}, (0, 1, 1, 1)),
+        ({"kind": "rvq", "num_codebooks": 6}, ()),
+    ],
+)
+def test_rows_of_tokens_belong_to_levels(values, levels):
+    assert codec_spec(CodecConfig.from_dict({"quantizer": values}), "x").row_levels == levels
+
+
+@pytest.mark.parametrize("kind", ["fsq", "pq"])
 def test_rows_that_do_not_come_apart(kind):
     codec = Codec.of(network(tiny(kind)), "tiny")
-    if codec.spec.num_codebooks > 1:
-        with pytest.raises(UnsupportedError, match="needs all its"):
-            codec.use_codebooks(1)
+    with pytest.raises(UnsupportedError, match="needs all its"):
+        codec.use_codebooks(1)
+
+
+@pytest.mark.parametrize(("kind", "latents"), [("rvq", 1), ("msrvq", 4)])
+def test_features_and_embeddings_hold_the_latents_of_a_frame_one_after_the_other(kind, latents):
+    trained = network(tiny(kind))
+    codec = Codec.of(trained, "tiny")
+    codec.chunk_seconds = 0.1  # they come in pieces
+    wav = torch.randn(1, 1, 6400)
+    codes, (features, lengths) = codec.encode(wav), codec.features(wav)
+    frames = 6400 // (80 * latents)
+    assert lengths.tolist() == [frames]
+    with torch.no_grad():
+        wanted = trained(wav)
+        assert torch.equal(codec._synthesize(codec.embed(codes)), codec.decode(codes))
+    for found, values in ((features, wanted.latents), (codec.embed(codes), wanted.quantized.quantized)):
+        torch.testing.assert_close(found, rearrange(values, "b d (f s) -> b (s d) f", s=latents), atol=1e-5, rtol=0)
+    assert torch.equal(codec._quantize(features), codes.tokens)
+
+
+def test_a_causal_codec_begins_no_louder_than_it_goes_on():
+    torch.manual_seed(1)
+    trained = CodecNetwork(CodecConfig.from_dict({"preset": "small", "causal": True}))
+    wav = 0.1 * torch.randn(1, 1, 16000)
+    trained(wav)
+    with torch.no_grad():
+        found = trained.eval()(wav).wav[0, 0].abs()
+    assert found[:640].max() < 2 * found[640:].max()
 
 
 def test_a_causal_codec_looks_at_nothing_to_come():
@@ -181,16 +222,30 @@ def test_configurations_come_back_from_plain_values():
         ({"hop_length": 2000}, "at most its window"),
         ({"architecture": "convolutional", "hop_length": 100}, "make a hop of 320"),
         ({"architecture": "recurrent"}, "spectral, convolutional"),
-        ({"preset": "huge"}, "small, base and large"),
+        ({"preset": "huge"}, "a preset is one of small, base, large"),
         ({"network": {"fft": 0}}, "from 1 to 65536"),
-        ({"network": {"encoder_blocks": [1]}}, "two numbers"),
+        ({"network": {"encoder_blocks": [1]}}, "encoder_blocks are 2 whole numbers"),
+        ({"network": {"decoder_blocks": [0, 0]}}, "need a block each"),
         ({"sample_rate": True}, "whole number"),
-        ({"network": {"encoder_blocks": [1, 10**9]}}, "blocks must be a whole number from 0 to 64"),
+        ({"network": {"encoder_blocks": [1, 10**9]}}, "each of encoder_blocks must be a whole number from 0 to 64"),
         ({"network": {"width": 10**9}}, "width must be a whole number from 1 to 65536"),
         ({"quantizer": {"num_codebooks": 10**9}}, "num_codebooks must be"),
-        ({"quantizer": {"kind": "msrvq", "strides": [10**9, 1]}}, "stride must be"),
-        ({"quantizer": {"kind": "fsq", "levels": []}}, "levels are 1 to 64 numbers"),
-        ({"architecture": "convolutional", "network": {"ratios": [10**9]}}, "ratio must be"),
+        ({"quantizer": {"kind": "msrvq", "strides": [10**9, 1]}}, "each of strides must be"),
+        ({"quantizer": {"kind": "fsq", "levels": []}}, "levels are 1 to 64 whole numbers"),
+        ({"quantizer": {"kind": "fsq", "levels": 3}}, "levels are 1 to 64 whole numbers, not 3"),
+        ({"quantizer": {"kind": "fsq", "levels": [5] * 11}}, "the product of levels must be .* not 48828125"),
+        ({"quantizer": {"dropout": "half"}}, "dropout must be a number, not 'half'"),
+        ({"quantizer": {"commitment": float("nan")}}, "commitment must be a number, not nan"),
+        ({"architecture": "convolutional", "network": {"ratios": [10**9]}}, "each of ratios must be"),
+        (
+            {"architecture": "convolutional", "network": {"dilation_base": 9, "residual_layers": 7}},
+            "the last dilation must",
+        ),
+        ({"architecture": "convolutional", "network": {"snake": "no"}}, "snake is true or false, not 'no'"),
+        ({"causal": "no"}, "causal is true or false, not 'no'"),
+        ({"architecture": ["spectral"]}, "spectral, convolutional, not"),
+        ({"preset": ["small"]}, "small, base, large, not"),
+        ({"network": []}, "group of keys"),
         ({"network": {"iterations": 0}}, "iterations must be"),
         ({"network": {"phase": "random"}}, "griffin-lim"),
         ({"network": {"phase": "griffin-lim"}, "causal": True}, "looks ahead"),

@@ -148,7 +148,7 @@ def test_real_speech_is_voiced_about_half_the_time(speech):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ClassHook(4, 1), "num_classes must be above zero"),
+        (lambda: ClassHook(4, 1), "num_classes must be at least 2, not 1"),
         (lambda: PitchHook(4, codebooks=(2, 2)), r"codebooks must be a range from 0 on, not \(2, 2\)"),
         (lambda: PitchHook(4, reverse=-1.0), "reverse must not be negative"),
         (

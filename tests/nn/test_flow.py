@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from audiotok.errors import InputError
 from audiotok.nn.activations import LeakyRelu, Snake, elu
-from audiotok.nn.conv import Chain, Conv, ConvTranspose, Residual, Stages
-from audiotok.nn.flow import Pieces, Ragged, Whole, Window
+from audiotok.nn.conv import Chain, Conv, ConvTranspose, Layer, Residual, Stack, Stages, Unstack
+from audiotok.nn.flow import Flow, Pieces, Ragged, Whole, Window
 
 
 def whole(layer: nn.Module, x: Tensor) -> Tensor:
@@ -143,6 +143,40 @@ def test_a_long_signal_is_cut_to_fit_the_cache_and_gives_the_same(monkeypatch):
     monkeypatch.setattr("audiotok.nn.flow._CACHE_BYTES", 1600)
     torch.testing.assert_close(whole(layers, x), wanted, atol=1e-5, rtol=0)
     assert len(calls) == 10
+
+
+def test_stacked_samples_come_apart_again():
+    x = torch.arange(2 * 12 * 3.0).view(2, 12, 3)
+    stacked = whole(Stack(4), x)
+    assert stacked.shape == (2, 3, 12)
+    assert torch.equal(whole(Unstack(4), stacked), x)
+    assert_all_ways_agree(Stack(4), [4, 12, 40], 3)
+    assert_all_ways_agree(Unstack(3), [4, 12, 40], 3)
+
+
+class Neighbours(Layer):
+    """Each frame twice, as the sum of it and of `reach` frames on each side."""
+
+    def __init__(self, reach: int) -> None:
+        super().__init__()
+        self.reach = reach
+
+    def forward(self, x: Tensor, flow: Flow) -> Tensor:
+        return flow.local(self, self._sum, x, self.reach, 2)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        padded = nn.functional.pad(x, (0, 0, self.reach, self.reach))
+        shifted = [padded[:, shift : shift + x.shape[1]] for shift in range(2 * self.reach + 1)]
+        return torch.stack(shifted).sum(0).repeat_interleave(2, 1)
+
+
+@pytest.mark.parametrize("reach", [0, 1, 3])
+def test_a_function_of_neighbours_sees_as_many_in_pieces_as_in_the_whole(reach):
+    x = torch.arange(2 * 40.0).view(2, 40, 1) ** 2
+    wanted = Neighbours(reach)(x, Whole())
+    assert wanted.shape == (2, 80, 1)
+    for sizes in ([1] * 40, [7, 1, 1, 30], [2, 3] * 20, [40]):
+        assert torch.equal(in_pieces(Neighbours(reach), x, sizes), wanted)
 
 
 def test_windows_that_make_no_sense_are_refused():

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from audiotok.errors import InputError
+from audiotok.nn.flow import Whole
 from audiotok.nn.vocos import IstftHead, Scale, convnext_block, gelu, vocos
 
 from .test_flow import assert_all_ways_agree, whole
@@ -61,16 +62,20 @@ def test_gelu_writes_where_it_is_told():
     torch.testing.assert_close(out, x * (1 + torch.erf(x / 2**0.5)) / 2, atol=1e-6, rtol=0)
 
 
-def istft(y: Tensor, fft: int, hop: int) -> Tensor:
-    """Window by window, of log-magnitudes and phases y [F, fft + 2]."""
+def istft(y: Tensor, fft: int, hop: int, *, causal: bool = False) -> Tensor:
+    """Window by window, of log-magnitudes and phases y [F, fft + 2]. A causal one begins with windows of silence."""
+    if causal:
+        before = fft // hop + 1
+        silence = torch.full((before, y.shape[1]), -1000.0)
+        y = torch.cat([silence, y])
     magnitude, phase = y.double().chunk(2, 1)
     hann = torch.hann_window(fft, dtype=torch.float64)
     wav, overlap = torch.zeros(2, (len(y) - 1) * hop + fft, dtype=torch.float64)
     for frame, spectrum in enumerate(magnitude.exp().clamp(max=100) * torch.exp(1j * phase)):
         wav[frame * hop : frame * hop + fft] += torch.fft.irfft(spectrum, fft) * hann
         overlap[frame * hop : frame * hop + fft] += hann.square()
-    left = (fft - hop) // 2
-    return (wav[left:] / overlap[left:])[: len(y) * hop]
+    left = before * hop if causal else (fft - hop) // 2
+    return (wav / overlap)[left : len(y) * hop + (0 if causal else left)]
 
 
 SIZES = [(40, 10), (32, 16), (24, 8), (20, 8), (16, 14)]  # the last two are no whole number of hops
@@ -87,6 +92,18 @@ def test_the_head_is_an_inverse_stft(fft, hop, frames):
     for row, wav in zip(x, found, strict=True):
         wanted = istft(row @ head.out.weight[..., 0].T + head.out.bias, fft, hop)
         torch.testing.assert_close(wav[:, 0].double(), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("fft", "hop"), SIZES)
+@pytest.mark.parametrize("frames", [1, 2, 20])
+def test_a_causal_head_fades_in_from_silence(fft, hop, frames):
+    torch.manual_seed(frames)
+    head = IstftHead(5, fft=fft, hop=hop, causal=True)
+    x = torch.randn(1, frames, 5)
+    found = whole(head, x)[0, :, 0]
+    wanted = istft(x[0] @ head.out.weight[..., 0].T + head.out.bias, fft, hop, causal=True)
+    torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=1e-5)
+    assert_all_ways_agree(head, [1, 2, 5, 31, 64], 5, atol=1e-4)
 
 
 @pytest.mark.parametrize(("fft", "hop"), SIZES)
@@ -115,6 +132,15 @@ def test_magnitudes_are_cut_off_at_100():
     low, high = (whole(head, torch.full((1, 4, 1), value)) for value in (100**0.5, 88.0))
     assert torch.equal(low, high)
     assert bool(high.isfinite().all())
+
+
+def test_a_stray_frame_leaves_finite_gradients():
+    with torch.enable_grad():
+        head = IstftHead(1, fft=8, hop=2)
+        x = torch.tensor([1.0, 1e4, 1.0]).view(1, 3, 1).requires_grad_()
+        head(x, Whole()).square().sum().backward()
+    assert x.grad.isfinite().all()
+    assert head.out.weight.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(("fft", "hop"), [(40, 9), (41, 10), (40, 42), (40, 0)])

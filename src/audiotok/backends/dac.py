@@ -75,10 +75,6 @@ class DAC(ConvolutionalCodec):
     def padded_length(self, num_samples: int) -> int:
         return self.num_frames(num_samples) * self.spec.hop_length
 
-    @property
-    def codebooks(self) -> list[Tensor]:
-        return self.quantizer.codebooks
-
     def compress(
         self,
         wav: Wav,

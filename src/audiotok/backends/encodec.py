@@ -69,10 +69,6 @@ class EnCodec(ConvolutionalCodec):
         return cls(spec, SeanetConfig.from_dict(config["seanet"]), **{k: v for k, v in config.items() if k != "seanet"})
 
     @property
-    def codebooks(self) -> list[Tensor]:
-        return self.quantizer.codebooks
-
-    @property
     def required_extras(self) -> tuple[str, ...]:
         return (*(("scale",) if self.normalize else ()), *(("segment_frames",) if self.segment else ()))
 

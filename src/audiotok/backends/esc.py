@@ -58,7 +58,7 @@ class ESC(Tokenizer):
 
     @property
     def codebooks(self) -> list[Tensor]:
-        return self.quantizer.codebooks
+        return self.quantizer.codebooks[: self.spec.num_codebooks]
 
     def num_frames(self, num_samples: int) -> int:
         """F for audio of so many samples; between two lengths that upstream takes, that of the longer one."""

@@ -79,7 +79,7 @@ class HiFiCodec(Tokenizer):
 
     @property
     def codebooks(self) -> list[Tensor]:
-        return self.quantizer.codebooks
+        return self.quantizer.codebooks[: self.spec.num_codebooks]
 
 
 def read_hificodec(

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..codec.convolutional import ConvolutionalCodec
 from ..errors import AudiotokError, InputError
-from ..nn.flow import Pieces
 from ..quantize import KMeansQuantizer
 from ..registry import family_class
 from ..spec import Spec
@@ -144,9 +143,7 @@ class LatentKMeans(Tokenizer):
         self.codec.chunk_seconds = self.chunk_seconds
         if not isinstance(self.codec, ConvolutionalCodec):
             return super()._decode(tokens, extras)
-        flow = Pieces(last=False)
-        found = [self.codec.push_decoder(self._embed(piece), flow) for piece in self.codec._frame_pieces(tokens, flow)]
-        return torch.cat(found, 1).transpose(1, 2)
+        return self.codec.decode_pieces(tokens, self._embed)
 
     def _synthesize(self, features: Tensor) -> Tensor:
         return self.codec._synthesize(features)

@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..checkpoint import file_sha256
 from ..codec.convolutional import ConvolutionalCodec
 from ..spec import Spec
@@ -45,10 +43,6 @@ class Mimi(ConvolutionalCodec):
 
     def padded_length(self, num_samples: int) -> int:
         return self.num_frames(num_samples) * self.spec.hop_length
-
-    @property
-    def codebooks(self) -> list[Tensor]:
-        return self.quantizer.codebooks
 
 
 def read_mimi(source: Path, *, name: str = "", config: str | os.PathLike[str] | None = None) -> Mimi:

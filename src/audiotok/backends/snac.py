@@ -109,10 +109,6 @@ class SNAC(ConvolutionalCodec):
             draw_noise(self.decoder, flow, frames.shape[2], self.noise_seed)
         yield from super()._frame_pieces(frames, flow)
 
-    @property
-    def codebooks(self) -> list[Tensor]:
-        return self.quantizer.codebooks
-
 
 def read_snac(source: Path, *, name: str = "") -> SNAC:
     """Reads `pytorch_model.bin` and the `config.json` beside it, as published.

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CheckpointError, InputError
-from ..nn.conv import Apply, Chain, Conv, ConvTranspose, Residual
+from ..nn.conv import Apply, Chain, Conv, ConvTranspose, Residual, Stack, Unstack
 from ..spec import Spec
-from .snac_network import NetworkSizes, Noise, Stack, Unstack, WindowAttention, decoder, encoder
+from .snac_network import NetworkSizes, Noise, WindowAttention, decoder, encoder
 from .weights import Weights, folded, layout
 
 _ATTENTION = {  # our part -> upstream's

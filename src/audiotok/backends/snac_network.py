@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from ..errors import InputError
 from ..nn.activations import Snake
-from ..nn.conv import Apply, Chain, Conv, ConvTranspose, Layer, Residual, Stages
-from ..nn.flow import Flow, Pieces, Ragged, Window
+from ..nn.conv import Apply, Chain, Conv, ConvTranspose, Layer, Residual, Stack, Stages, Unstack
+from ..nn.flow import Flow, Pieces, Ragged
 
 _DILATIONS = (1, 3, 9)
 _HEAD_WIDTH = 64
@@ -206,30 +206,6 @@ def draw_noise(decoder: nn.Module, flow: Pieces, frames: int, seed: int) -> None
         elif isinstance(layer, Noise):
             noise = torch.randn(1, 1, frames, generator=generator)
             flow.keep(layer, noise.transpose(1, 2).to(layer.linear.weight))
-
-
-class Stack(Layer):
-    """Each `stride` samples as one, their channels one after the other: [B, T, C] to [B, T / stride, stride · C]."""
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        seen = flow.window(self, Window(self.stride, self.stride), x)
-        return seen[:, : seen.shape[1] // self.stride * self.stride].reshape(len(x), -1, self.stride * x.shape[2])
-
-
-class Unstack(Layer):
-    """The inverse of `Stack`."""
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        flow.stretch(self.stride)
-        return x.reshape(len(x), -1, x.shape[2] // self.stride)
 
 
 def residual_unit(width: int, dilation: int, groups: int) -> Residual:

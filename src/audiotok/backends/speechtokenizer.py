@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..checkpoint import file_sha256, read_json, read_torch
 from ..codec.convolutional import ConvolutionalCodec
 from ..errors import CheckpointError
@@ -45,10 +43,6 @@ class SpeechTokenizer(ConvolutionalCodec):
     @classmethod
     def from_config(cls, spec: Spec, config: dict[str, Any]) -> "SpeechTokenizer":
         return cls(spec, SeanetConfig.from_dict(config["seanet"]))
-
-    @property
-    def codebooks(self) -> list[Tensor]:
-        return self.quantizer.codebooks
 
 
 def read_speechtokenizer(source: Path, *, name: str = "") -> SpeechTokenizer:

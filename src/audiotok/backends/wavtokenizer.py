@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..checkpoint import file_sha256
 from ..codec.convolutional import ConvolutionalCodec
 from ..errors import CheckpointError
@@ -55,10 +53,6 @@ class WavTokenizer(ConvolutionalCodec):
     @classmethod
     def from_config(cls, spec: Spec, config: dict[str, Any]) -> "WavTokenizer":
         return cls(spec, SeanetConfig.from_dict(config["seanet"]), **{k: v for k, v in config.items() if k != "seanet"})
-
-    @property
-    def codebooks(self) -> list[Tensor]:
-        return self.quantizer.codebooks
 
 
 def read_wavtokenizer(source: Path, *, name: str = "", config: str | os.PathLike[str] | None = None) -> WavTokenizer:

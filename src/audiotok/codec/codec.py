@@ -3,9 +3,12 @@
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..errors import InputError
+from ..nn.conv import Stack
+from ..nn.flow import Flow
 from ..spec import Spec
 from .config import CodecConfig
 from .convolutional import ConvolutionalCodec
@@ -15,6 +18,9 @@ from .quantizers import is_nested, make_quantizer, row_levels
 
 class Codec(ConvolutionalCodec):
     """A codec that `audiotok.train.train_codec` trained.
+
+    Where a frame of tokens stands for several latents ("msrvq"), features and embeddings [B, D, F] hold these one after
+    the other: D is so many times the latent width.
 
     Args:
         spec: what it takes and gives, see `codec_spec`.
@@ -31,6 +37,7 @@ class Codec(ConvolutionalCodec):
         self.config = config
         network = CodecNetwork(config, frozen=True)
         self.encoder, self.quantizer, self.decoder = network.encoder, network.quantizer, network.decoder
+        self.stack = Stack(config.quantizer.stride)
 
     @classmethod
     def of(cls, network: CodecNetwork, name: str) -> "Codec":
@@ -47,22 +54,27 @@ class Codec(ConvolutionalCodec):
     def from_config(cls, spec: Spec, config: dict[str, Any]) -> "Codec":
         return cls(spec, CodecConfig.from_dict(config))
 
-    @property
-    def codebooks(self) -> list[Tensor]:
-        return self.quantizer.codebooks
-
     def padded_length(self, num_samples: int) -> int:
         return self.num_frames(num_samples) * self.spec.hop_length
 
-    def _quantize(self, features: Tensor) -> Tensor:
-        if self.full_spec.num_codebooks == self.spec.num_codebooks:
-            return self.quantizer.encode(features)
-        return super()._quantize(features)
+    def push_encoder(self, wav: Tensor, flow: Flow) -> Tensor:
+        stacked: Tensor = self.stack(super().push_encoder(wav, flow), flow)
+        return stacked
 
-    def _encode(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.config.quantizer.stride == 1:
-            return super()._encode(wav, lengths)
-        return self._quantize(self._features(wav, lengths)), {}  # a token is of several latents, which come singly
+    def push_decoder(self, features: Tensor, flow: Flow) -> Tensor:
+        return super().push_decoder(self._unstacked(features), flow)
+
+    def _quantize(self, features: Tensor) -> Tensor:
+        latents = self._unstacked(features)
+        if self.full_spec.num_codebooks == self.spec.num_codebooks:
+            return self.quantizer.encode(latents)
+        return super()._quantize(latents)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return rearrange(self.quantizer.decode(tokens), "b d (f s) -> b (s d) f", s=self.stack.stride)
+
+    def _unstacked(self, features: Tensor) -> Tensor:
+        return rearrange(features, "b (s d) f -> b d (f s)", s=self.stack.stride)
 
 
 def codec_spec(config: CodecConfig, name: str) -> Spec:

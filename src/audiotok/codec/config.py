@@ -1,6 +1,7 @@
 """Sizes of a trainable codec, as plain numbers that a YAML file can hold."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, TypeVar, get_args
@@ -11,6 +12,7 @@ from ..quantize import VQOptions
 Architecture = Literal["spectral", "convolutional"]
 Kind = Literal["rvq", "svq", "gvq", "fsq", "msrvq", "csrvq", "pq"]
 Size = Literal["small", "base", "large"]
+Phase = Literal["predicted", "griffin-lim"]
 Config = TypeVar("Config", bound="_Config")
 #: Bounds for what a file may say: of layers, of anything counted, of channels, of entries.
 _DEEPEST, _MOST, _WIDEST, _LARGEST = 64, 1024, 1 << 16, 1 << 24
@@ -25,17 +27,43 @@ def check_keys(what: str, values: Mapping[str, Any], known: list[str]) -> None:
             raise InputError(f"{what} has no key {key!r}: {hint}")
 
 
+def _within(least: int, most: int, **values: int) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise InputError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+
+
+def _all_within(least: int, most: int, counts: range, **lists: tuple[int, ...]) -> None:
+    for name, values in lists.items():
+        if not isinstance(values, tuple | list) or len(values) not in counts:
+            wanted = " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
+            raise InputError(f"{name} are {wanted} whole numbers, not {values!r}")
+        for value in values:
+            _within(least, most, **{f"each of {name}": value})
+
+
+def _finite(**values: float) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise InputError(f"{name} must be a number, not {value!r}")
+
+
+def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+
+
+def _switch(**values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{name} is true or false, not {value!r}")
+
+
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
         found[key] = _plain(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
     return found
-
-
-def _within(least: int, most: int, **values: int) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise InputError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -59,7 +87,7 @@ class _Config:
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         try:
             return cls(**given)
-        except (TypeError, ValueError) as error:  # a text where a number belongs
+        except InputError as error:
             raise InputError(f"{cls.name}: {error}") from error
 
 
@@ -87,19 +115,17 @@ class SpectralConfig(_Config):
     hidden: int = 768
     encoder_blocks: tuple[int, int] = (2, 3)
     decoder_blocks: tuple[int, int] = (3, 4)
-    phase: Literal["predicted", "griffin-lim"] = "predicted"
+    phase: Phase = "predicted"
     iterations: int = 32
 
     def __post_init__(self) -> None:
         _within(1, _WIDEST, fft=self.fft, width=self.width, hidden=self.hidden)
         _within(1, _MOST, stride=self.stride, iterations=self.iterations)
-        if self.phase not in ("predicted", "griffin-lim"):
-            raise InputError(f'phase is "predicted" or "griffin-lim", not {self.phase!r}')
-        for blocks in (self.encoder_blocks, self.decoder_blocks):
-            if len(blocks) != 2 or not sum(blocks):
-                raise InputError(f"blocks are two numbers, before and after the change of rate, not {blocks}")
-            for count in blocks:
-                _within(0, _DEEPEST, blocks=count)
+        _one_of("phase", self.phase, get_args(Phase))
+        blocks = {"encoder_blocks": self.encoder_blocks, "decoder_blocks": self.decoder_blocks}
+        _all_within(0, _DEEPEST, range(2, 3), **blocks)
+        if not all(map(sum, blocks.values())):
+            raise InputError("encoder and decoder need a block each, before or after the change of rate")
 
 
 @dataclass(frozen=True)
@@ -127,10 +153,9 @@ class ConvolutionalConfig(_Config):
         _within(1, _MOST, filters=self.filters, dilation_base=self.dilation_base)
         _within(1, _DEEPEST, residual_layers=self.residual_layers)
         _within(0, _DEEPEST, lstm_layers=self.lstm_layers)
-        if not 1 <= len(self.ratios) <= _DEEPEST:
-            raise InputError(f"ratios are the strides of 1 to {_DEEPEST} layers, not of {len(self.ratios)}")
-        for ratio in self.ratios:
-            _within(2, _MOST, ratio=ratio)
+        _switch(snake=self.snake)
+        _within(1, _WIDEST, **{"the last dilation": self.dilation_base ** (self.residual_layers - 1)})
+        _all_within(2, _MOST, range(1, _DEEPEST + 1), ratios=self.ratios)
 
 
 @dataclass(frozen=True)
@@ -170,17 +195,15 @@ class QuantizerConfig(_Config):
     revive_below: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise InputError(f"a quantizer is one of {', '.join(get_args(Kind))}, not {self.kind!r}")
+        _one_of("a quantizer", self.kind, get_args(Kind))
         _within(1, _MOST, num_codebooks=self.num_codebooks, groups=self.groups)
         _within(1, _DEEPEST, scales=self.scales)
         _within(2, _LARGEST, codebook_size=self.codebook_size)
         _within(0, _WIDEST, codebook_dim=self.codebook_dim)
-        for name, values in (("stride", self.strides), ("level", self.levels)):
-            if not 1 <= len(values) <= _DEEPEST:
-                raise InputError(f"{name}s are 1 to {_DEEPEST} numbers, not {len(values)}")
-            for value in values:
-                _within(1, _MOST, **{name: value})
+        _all_within(1, _MOST, range(1, _DEEPEST + 1), strides=self.strides, levels=self.levels)
+        _finite(dropout=self.dropout, commitment=self.commitment, decay=self.decay, revive_below=self.revive_below)
+        if self.kind == "fsq":
+            _within(2, _LARGEST, **{"the product of levels": math.prod(self.levels)})
         if not 0 <= self.dropout <= 1:
             raise InputError(f"dropout is a probability from 0 to 1, not {self.dropout}")
         if self.kind == "svq" and self.num_codebooks != 1:
@@ -215,7 +238,7 @@ _NETWORKS: dict[str, type[SpectralConfig] | type[ConvolutionalConfig]] = {
 
 
 @dataclass(frozen=True)
-class CodecConfig:
+class CodecConfig(_Config):
     """A codec: network, quantizer, and what both share.
 
     Attributes:
@@ -236,6 +259,7 @@ class CodecConfig:
         (192, 4, 50.0)
     """
 
+    name: ClassVar[str] = "codec"
     architecture: Architecture = "spectral"
     sample_rate: int = 16000
     hop_length: int = 320
@@ -245,12 +269,12 @@ class CodecConfig:
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
     def __post_init__(self) -> None:
-        if self.architecture not in _NETWORKS:
-            raise InputError(f"an architecture is one of {', '.join(_NETWORKS)}, not {self.architecture!r}")
+        _one_of("an architecture", self.architecture, get_args(Architecture))
         if not isinstance(self.network, _NETWORKS[self.architecture]):
             raise InputError(f"the network of a {self.architecture} codec is a {_NETWORKS[self.architecture].__name__}")
         _within(1, _LARGEST, sample_rate=self.sample_rate)
         _within(1, _WIDEST, hop_length=self.hop_length, latent=self.latent)
+        _switch(causal=self.causal)
         if isinstance(self.network, SpectralConfig):
             hop = self.hop_length // self.network.stride
             if hop * self.network.stride != self.hop_length or hop % 2 or not 2 <= hop <= self.network.fft:
@@ -261,9 +285,7 @@ class CodecConfig:
             if self.causal and self.network.phase == "griffin-lim":
                 raise InputError("the algorithm of Griffin and Lim looks ahead: a causal codec predicts its phase")
         else:
-            product = 1
-            for ratio in self.network.ratios:
-                product *= ratio
+            product = math.prod(self.network.ratios)
             if product != self.hop_length:
                 raise InputError(f"ratios {self.network.ratios} make a hop of {product}, not {self.hop_length}")
 
@@ -272,10 +294,6 @@ class CodecConfig:
         """Frames of tokens per second."""
         return self.sample_rate / (self.hop_length * self.quantizer.stride)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON or YAML."""
-        return _plain(asdict(self))
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "CodecConfig":
         """The inverse of `to_dict`. `preset` names a size that the other values then change.
@@ -283,23 +301,19 @@ class CodecConfig:
         Raises:
             InputError: an unknown key, or values that do not fit one another.
         """
-        known = [one.name for one in fields(cls)]
-        check_keys("codec", values, [*known, "preset"])
+        check_keys(cls.name, values, [*(one.name for one in fields(cls)), "preset"])
         given = dict(values)
-        architecture = given.get("architecture", "spectral")
-        if architecture not in _NETWORKS:
-            raise InputError(f"an architecture is one of {', '.join(_NETWORKS)}, not {architecture!r}")
-        start = preset(given.pop("preset", "base"), architecture)
+        start = preset(given.pop("preset", "base"), given.get("architecture", "spectral"))
         for name in ("network", "quantizer"):
-            part = given.get(name) or {}
+            part = {} if given.get(name) is None else given[name]
             if not isinstance(part, Mapping):
-                raise InputError(f"codec: {name} is a group of keys, not {part!r}")
+                raise InputError(f"{cls.name}: {name} is a group of keys, not {part!r}")
             kind = type(getattr(start, name))
             given[name] = kind.from_dict({**getattr(start, name).to_dict(), **part})
         return replace(start, **given)
 
 
-_PRESETS: dict[str, dict[str, Any]] = {
+_PRESETS: dict[str, dict[str, SpectralConfig | ConvolutionalConfig]] = {
     "spectral": {
         "small": SpectralConfig(width=192, hidden=576, encoder_blocks=(1, 2), decoder_blocks=(2, 2)),
         "base": SpectralConfig(),
@@ -319,9 +333,6 @@ def preset(size: Size = "base", architecture: Architecture = "spectral") -> Code
     Raises:
         InputError: no such size or architecture.
     """
-    sizes = _PRESETS.get(architecture, {})
-    if size not in sizes:
-        raise InputError(
-            f"no preset {size!r} of {architecture!r}: there are small, base and large of each architecture"
-        )
-    return CodecConfig(architecture=architecture, network=sizes[size])
+    _one_of("an architecture", architecture, get_args(Architecture))
+    _one_of("a preset", size, get_args(Size))
+    return CodecConfig(architecture=architecture, network=_PRESETS[architecture][size])

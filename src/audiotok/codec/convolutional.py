@@ -1,6 +1,6 @@
 """Codecs made of layers that take pieces: long audio in bounded memory, and streams, with the codes of the whole."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -49,16 +49,14 @@ class ConvolutionalCodec(Tokenizer):
         return torch.cat([self._quantize(one.transpose(1, 2)) for one in self._latents(wav, lengths)], 2), {}
 
     def _synthesize(self, features: Tensor) -> Tensor:
-        flow, found = Pieces(last=False), []
-        for piece in self._frame_pieces(features, flow):
-            found.append(self.push_decoder(piece, flow))
-        return torch.cat(found, 1).transpose(1, 2)
+        return self.decode_pieces(features, lambda piece: piece)
 
     def _decode(self, tokens: Tensor, extras: dict[str, Tensor]) -> Tensor:
-        flow, found = Pieces(last=False), []
-        for piece in self._frame_pieces(tokens, flow):
-            found.append(self.push_decoder(self._embed(piece), flow))
-        return torch.cat(found, 1).transpose(1, 2)
+        return self.decode_pieces(tokens, self._embed)
+
+    @property
+    def codebooks(self) -> list[Tensor]:
+        return self.quantizer.codebooks[: self.spec.num_codebooks]
 
     def _stream_encoder(self) -> Step:
         if not self.spec.streamable:
@@ -96,6 +94,12 @@ class ConvolutionalCodec(Tokenizer):
         """wav [B, t, C] that a piece of features [B, D, f] completes."""
         found: Tensor = self.decoder(features.transpose(1, 2).to(self.dtype), flow)
         return found
+
+    def decode_pieces(self, frames: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
+        """wav [B, C, T] of tokens or features [B, K or D, F]; `embed` makes features [B, D, f] of a piece of them."""
+        flow = Pieces(last=False)
+        found = [self.push_decoder(embed(piece), flow) for piece in self._frame_pieces(frames, flow)]
+        return torch.cat(found, 1).transpose(1, 2)
 
     def _latents(self, wav: Tensor, lengths: Tensor) -> Iterator[Tensor]:
         """Latents [B, f, D], piece by piece; rows of different lengths come in one piece, padded with garbage."""

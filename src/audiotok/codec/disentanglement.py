@@ -111,7 +111,9 @@ class ClassHook(Hook):
         hidden: int = 128,
     ) -> None:
         super().__init__(label, codebooks=codebooks, reverse=reverse)
-        check_positive(dim=dim, num_classes=num_classes - 1, hidden=hidden)
+        check_positive(dim=dim, hidden=hidden)
+        if num_classes < 2:
+            raise InputError(f"num_classes must be at least 2, not {num_classes}")
         self.conv = nn.Conv1d(dim, hidden, _KERNEL, padding=_KERNEL // 2)
         self.classify = nn.Linear(hidden, num_classes)
 

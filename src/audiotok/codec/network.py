@@ -24,7 +24,7 @@ class CodecOutput:
     quantized: what became of them, with the quantizer's loss.
     wav: [B, 1, T], as long as the input; None if it was not asked for.
     magnitudes: of a network that gives no phases, natural logarithms [B, F', bins] of the magnitudes of its spectrum,
-        to be compared with `CodecNetwork.magnitudes` of the input; otherwise None.
+        to be compared with those of `CodecNetwork.magnitudes` of the input; otherwise None.
     """
 
     latents: Tensor

@@ -49,7 +49,7 @@ def pitch(
     relative[..., 1:] = difference[..., 1:] * lags / difference[..., 1:].cumsum(-1).clamp(min=1e-12)
     left, here, right = relative[..., :-2], relative[..., 1:-1], relative[..., 2:]  # here: lags from 1
     dips = (here < _THRESHOLD) & (here <= right) & (here < left)
-    dips[..., : max(0, shortest - 1)] = False
+    dips[..., : shortest - 1] = False
     first = dips.to(torch.uint8).argmax(-1, keepdim=True)  # the first of the deep ones: later ones are multiples
     before, dip, after = (one.gather(-1, first) for one in (left, here, right))
     shift = 0.5 * (before - after) / (before - 2 * dip + after).clamp(min=1e-12)  # lowest point of a parabola

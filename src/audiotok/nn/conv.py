@@ -196,6 +196,30 @@ class ConvTranspose(Layer):
         return parts.flip(2)[:, 0].transpose(1, 2).flatten(0, 1)[:, None]
 
 
+class Stack(Layer):
+    """Each `stride` samples as one, their channels one after the other: [B, T, C] to [B, T / stride, stride · C]."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor, flow: Flow) -> Tensor:
+        seen = flow.window(self, Window(self.stride, self.stride), x)
+        return seen[:, : seen.shape[1] // self.stride * self.stride].reshape(len(x), -1, self.stride * x.shape[2])
+
+
+class Unstack(Layer):
+    """The inverse of `Stack`."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor, flow: Flow) -> Tensor:
+        flow.stretch(self.stride)
+        return x.reshape(len(x), -1, x.shape[2] // self.stride)
+
+
 def without_padding(network: nn.Module) -> nn.Module:
     """The same network, with the same parameters, whose layers see no padding and trim nothing; shortcuts lose as much
     at both ends as their branches do. For whole signals only."""

@@ -86,7 +86,7 @@ class Window:
 
 
 class Flow:
-    """Base of `Pieces` and `Ragged`."""
+    """Base of `Pieces`, `Ragged` and `Whole`."""
 
     def window(self, layer: object, window: Window, x: Tensor, activation: Activation | None = None) -> Tensor:
         """x [B, T, C] with what the layer's windows must see before and after it. `activation` is applied to the
@@ -119,7 +119,7 @@ class Flow:
         self, layer: object, function: Callable[[Tensor], Tensor], x: Tensor, reach: int, factor: int = 1
     ) -> Tensor:
         """function(x): frames [B, F, C] to [B, F·factor, C'], whose samples of a frame depend on it and on at most
-        `reach` frames on each side, as far as there are any. Rows are of equal length."""
+        `reach` frames on each side, as far as there are any; no frames give none. Rows are of equal length."""
         self.stretch(factor)
         return function(x)
 

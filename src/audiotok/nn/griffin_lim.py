@@ -1,5 +1,7 @@
 """A waveform from magnitudes alone: phases by the algorithm of Griffin and Lim, no network."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from .flow import Flow
 _LEAST_OVERLAP = 1e-8  # of squared windows; only samples that are cut off have less
 _SURE = 0.1  # share of its magnitude that a bin must be rebuilt with to be trusted
 _LEAST_MODULUS = 1e-9
-_LOUDEST = 1e3  # magnitudes are cut off here: the exponential of a stray frame would drown all others
+_LOUDEST = math.log(1000)  # magnitudes are cut off here: the exponential of a stray frame would drown all others
 
 
 def overlap_add(frames: Tensor, hop: int) -> Tensor:
@@ -119,9 +121,9 @@ class GriffinLimHead(Layer):
         return self.wave(self.magnitudes(x, flow), flow).to(x.dtype)
 
     def _synthesize(self, logs: Tensor) -> Tensor:
-        magnitude = logs.exp().clamp(max=_LOUDEST)
         if not logs.shape[1]:
             return logs.new_zeros(len(logs), 0, 1)
+        magnitude = logs.clamp(max=_LOUDEST).exp()  # in this order gradients of overflows are no NaN
         unit = phases(magnitude.detach(), self.fft, self.hop, iterations=self.iterations)
         left = (self.fft - self.hop) // 2
         wav = synthesize(magnitude * unit, self.fft, self.hop)

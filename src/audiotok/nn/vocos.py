@@ -12,7 +12,7 @@ from .conv import Chain, Conv, Layer, Residual, Stages
 from .flow import Flow, Window
 
 _EPSILON = 1e-6  # added to the variance in norms
-_LOUDEST = 100.0  # magnitudes are cut off here: the exponential of a stray frame would drown all others
+_LOUDEST = math.log(100)  # magnitudes are cut off here: the exponential of a stray frame would drown all others
 _LEAST_OVERLAP = 1e-11  # of squared windows; only samples that are cut off have less
 
 
@@ -110,7 +110,8 @@ class IstftHead(Layer):
     STFT with a Hann window, and the overlapping windows added and divided by the sum of their squares.
 
     The middle of window f is the middle of samples f·hop to (f + 1)·hop ("same" padding). Of a causal head the window
-    begins there, so that these samples follow from frames up to f.
+    begins there, so that these samples follow from frames up to f. Its first samples lie at the edge of a window, whose
+    square they would be divided by, a thousand times as loud as all others: so windows of silence come before them.
 
     Args:
         channels: of the frames.
@@ -127,6 +128,7 @@ class IstftHead(Layer):
         if not 1 <= hop <= fft or fft % 2 or hop % 2:
             raise InputError(f"a window of {fft} samples every {hop}: both must be even, and windows not lie apart")
         self.fft, self.hop = fft, hop
+        self.causal = causal
         self.left = 0 if causal else (fft - hop) // 2
         self.taps = math.ceil(fft / hop)  # windows that share a sample
         self.window = Window(self.taps, left=self.taps - 1, right=self.taps - 1)
@@ -137,6 +139,7 @@ class IstftHead(Layer):
         there = frames.new_zeros(*frames.shape[:2], self.taps * self.hop - self.fft + 1)
         there[:, :, -1] = 1  # what lies around the signal is no window: it adds nothing to the sum of squares
         seen = flow.window(self, self.window, torch.cat([frames, there], 2))
+        counted = torch.ones_like(seen[:, :, -1:]) if self.causal else seen[:, :, -1:].detach()
         count = max(0, seen.shape[1] - self.taps + 1)
         squares = functional.pad(hann.square(), (0, self.taps * self.hop - self.fft))
         wav, overlap = (frames.new_zeros(len(frames), count, self.hop) for _ in range(2))
@@ -144,7 +147,7 @@ class IstftHead(Layer):
             windows = slice(self.taps - 1 - tap, self.taps - 1 - tap + count)
             part = slice(tap * self.hop, (tap + 1) * self.hop)
             wav.add_(seen[:, windows, part])
-            overlap.addcmul_(seen[:, windows, -1:].detach(), squares[part])
+            overlap.addcmul_(counted[:, windows], squares[part])
         wav = wav.div_(overlap.clamp_(min=_LEAST_OVERLAP)).to(x.dtype)
         flow.stretch(self.hop)
         return flow.trim(self, wav.flatten(1)[..., None], self.left, (self.taps - 1) * self.hop - self.left)
@@ -153,7 +156,7 @@ class IstftHead(Layer):
         """Samples [B, F, fft] of every window, and the Hann window [fft] that shapes them."""
         y = y.to(torch.promote_types(y.dtype, torch.float32))  # there are no transforms of 16 bits
         magnitude, phase = y.chunk(2, 2)
-        magnitude = magnitude.exp().clamp(max=_LOUDEST)
+        magnitude = magnitude.clamp(max=_LOUDEST).exp()  # in this order gradients of overflows are no NaN
         spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
         hann = torch.hann_window(self.fft, dtype=y.dtype, device=y.device)
         if not y.shape[1]:  # MKL fails

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import InputError
+from ..nn.griffin_lim import phases, synthesize
 from ..nn.mel import mel_bands
 
 
@@ -41,6 +42,9 @@ class LogMel:
     floor: float = 1e-4
 
     def __post_init__(self) -> None:
+        for name in ("sample_rate", "n_fft", "hop_length", "n_mels"):
+            if not isinstance(getattr(self, name), int):
+                raise InputError(f"{name} must be a whole number, not {getattr(self, name)!r}")
         top = self.f_max or self.sample_rate / 2
         if not 1 <= self.hop_length <= self.n_fft <= 2**16:
             raise InputError(f"wanted 1 <= hop_length <= n_fft <= 65536, not {self.hop_length} and {self.n_fft}")
@@ -61,7 +65,9 @@ class LogMel:
         left, _ = self.reach
         right = (frames - 1) * self.hop_length + self.n_fft - left - wav.shape[-1]
         exact = wav.to(_precise(wav.device))
-        spectrum = self._spectrum(functional.pad(exact, (left, right)))
+        window = _window(self.n_fft, exact.dtype, wav.device)
+        padded = functional.pad(exact, (left, right))
+        spectrum = torch.stft(padded, self.n_fft, self.hop_length, window=window, center=False, return_complex=True)
         bands = _mel_bands(self, wav.device) @ spectrum.abs()
         return bands.clamp_(min=self.floor).log_().float()
 
@@ -79,39 +85,16 @@ class LogMel:
         Returns:
             wav [B, F·hop] float32.
         """
-        magnitude = self._magnitude(logmel)
-        spectrum = magnitude.to(torch.complex64)
-        previous = torch.zeros_like(spectrum)
-        for _ in range(iterations):
-            rebuilt = self._spectrum(self._overlap_add(spectrum))
-            spectrum = rebuilt + momentum * (rebuilt - previous)
-            spectrum = magnitude * (spectrum / spectrum.abs().clamp(min=1e-12))
-            previous = rebuilt
+        magnitude = self._magnitude(logmel).transpose(1, 2)
+        unit = phases(magnitude, self.n_fft, self.hop_length, iterations=iterations, momentum=momentum)
+        wav = synthesize(magnitude * unit, self.n_fft, self.hop_length)
         left, _ = self.reach
-        wav = self._overlap_add(spectrum)
         return wav[:, left : left + logmel.shape[2] * self.hop_length]
 
     @property
     def invert_reach(self) -> int:
         """Frames on each side that a frame of `invert` depends on, per iteration."""
-        return -(-self.n_fft // self.hop_length)
-
-    def _spectrum(self, padded: Tensor) -> Tensor:
-        window = _window(self.n_fft, padded.dtype, padded.device)
-        return torch.stft(padded, self.n_fft, self.hop_length, window=window, center=False, return_complex=True)
-
-    def _overlap_add(self, spectrum: Tensor) -> Tensor:
-        """Least-squares inverse of `_spectrum` (Griffin and Lim 1984, equation 6)."""
-        frames = torch.fft.irfft(spectrum, n=self.n_fft, dim=1)
-        window = _window(self.n_fft, frames.dtype, frames.device)
-        length = (spectrum.shape[2] - 1) * self.hop_length + self.n_fft
-
-        def fold(pieces: Tensor) -> Tensor:
-            out: Tensor = functional.fold(pieces, (1, length), (1, self.n_fft), stride=(1, self.hop_length))
-            return out[:, 0, 0]
-
-        weight = fold(window.square()[None, :, None].expand(1, -1, spectrum.shape[2]))
-        return fold(frames * window[:, None]) / weight.clamp(min=1e-8)
+        return -(-self.n_fft // self.hop_length) - 1
 
     def _magnitude(self, logmel: Tensor) -> Tensor:
         """[B, n_fft // 2 + 1, F]: non-negative magnitudes whose mel bands come close to the ones given, by

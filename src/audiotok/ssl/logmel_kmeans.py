@@ -13,6 +13,8 @@ from ..spec import Spec
 from ..tokenizer import Tokenizer
 from .logmel import LogMel
 
+_MOST_ITERATIONS = 1024
+
 
 class LogMelKMeans(Tokenizer):
     """Tokens are the nearest k-means centres of log-mel frames, each further codebook coding what the ones before
@@ -22,7 +24,7 @@ class LogMelKMeans(Tokenizer):
         spec: mono, at the rate and hop of `mel`.
         mel: the features, or their values as a dict.
         codebooks: K tables [V, n_mels]; None makes empty ones of the spec's sizes, for `load` to fill.
-        iterations: of phase estimation in `decode`.
+        iterations: of phase estimation in `decode`, 0 to 1024.
         lookup: "euclidean", or "cosine" for the nearest direction (spherical k-means).
     """
 
@@ -38,6 +40,8 @@ class LogMelKMeans(Tokenizer):
     ) -> None:
         super().__init__(spec)
         self.mel = mel if isinstance(mel, LogMel) else LogMel(**mel)
+        if not isinstance(iterations, int) or not 0 <= iterations <= _MOST_ITERATIONS:
+            raise InputError(f"iterations must be a whole number from 0 to {_MOST_ITERATIONS}, not {iterations!r}")
         self.iterations = iterations
         if (spec.sample_rate, spec.hop_length, spec.channels) != (
             self.mel.sample_rate,
