@@ -4,6 +4,7 @@ matplotlib is imported when one is drawn.
 """
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,7 +127,7 @@ def draw_spectrogram(ax: Any, wav: Tensor, sample_rate: int, loudest: float | No
     Returns:
         The level of the brightest colour, for the next spectrogram to be drawn alike.
     """
-    window = 2 ** round(torch.log2(torch.tensor(0.032 * sample_rate)).item())
+    window = 2 ** round(math.log2(0.032 * sample_rate))
     hop = max(1, window // 8, len(wav) // 1200)
     padded = torch.nn.functional.pad(wav, (window // 2, window // 2))
     spectrum = torch.stft(padded, window, hop, window=torch.hann_window(window), center=False, return_complex=True)

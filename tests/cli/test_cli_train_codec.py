@@ -32,10 +32,12 @@ def command(tmp_path):
 
 
 def test_the_command_trains_and_prints_its_report(command, tmp_path, capsys):
-    assert command("--set", "training.steps=2", "training.samples=0", "--valid", SPEECH[3], "--name", "mine") == 0
+    values = ["--set", "training.steps=2", "--set", "training.samples=0"]
+    assert command(*values, "--valid", SPEECH[3], "--name", "mine") == 0
     told = capsys.readouterr()
     assert [line.split()[0] for line in told.out.splitlines()] == ["validation", "mel", "si_snr", "stoi", "pesq"]
-    assert "step 2, 2 items" in told.err
+    assert "step 2, 2 items, 0 left out" in told.err
+    assert "have not been trained" not in told.err
     assert audiotok.load(tmp_path / "out").spec.name == "mine"
     facts = json.loads((tmp_path / "out" / "config.json").read_text())["provenance"]
     assert (facts["training"]["steps"], facts["training"]["samples"]) == (2, 0)
@@ -52,6 +54,13 @@ def test_a_bad_file_is_named_and_the_exit_code_says_so(command, tmp_path, capsys
     told = capsys.readouterr().err
     assert told.startswith("left out ")
     assert "bad.wav: cannot read" in told
+    assert "its codebooks have not been trained: training.quantize_from is 1" in told
+
+
+def test_a_group_with_nothing_in_it_may_be_set(command, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("codec: {}\ntraining:\n")
+    assert command("--set", "training.steps=0") == 2  # it came to be read
+    assert "steps must be at least 1, not 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """The parts of a codec's training: options, learning rates, averages, health of codebooks, validation."""
 
 import math
+import re
+from dataclasses import fields
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,6 +62,9 @@ def pool_of(source):
         ({"weights": 3}, "weights is a group of keys, not 3"),
         ({"discriminators": {"period": [2]}}, r"discriminators has no key 'period': did you mean periods\?"),
         ({"augmentation": {"mix": 2}}, "mix is a probability"),
+        ({"domains": 3}, "domains are shares by name, such as {speech: 0.6, music: 0.4}, not 3"),
+        ({"domains": ["speech"]}, r"domains are shares by name, .* not \['speech'\]"),
+        ({"domains": {"speech": "1.0"}}, "domains are shares by name"),
     ],
 )
 def test_a_training_that_makes_no_sense_is_refused(values, message):
@@ -91,6 +97,22 @@ def test_the_examples_and_the_default_are_configurations():
     _, training = read_config("examples/codec_adversarial.yaml")
     assert 0 < training.quantize_from < training.adversarial_from < training.steps
     assert training.is_adversarial
+
+
+def test_the_manual_lists_every_key_with_its_default():
+    text = Path("docs/training.md").read_text("utf-8").partition("### The configuration")[2].partition("\n### ")[0]
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    keys = [key for row in rows for key in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(keys) == sorted(one.name for one in fields(CodecTraining))
+    said = {row[0].strip("| `"): row[1].strip("`") for row in rows if "," not in row[0]}
+    for name, value in said.items():
+        default = getattr(CodecTraining(), name)
+        if isinstance(default, bool):
+            assert value == str(default).lower(), name
+        elif isinstance(default, int | float):
+            assert float(value) == default, name
+        elif default and isinstance(default, str):
+            assert value == default, name
 
 
 def test_learning_rates_rise_and_fall():

@@ -83,6 +83,12 @@ def weights_of(folder):
     return read_safetensors(folder / "model.safetensors")
 
 
+def assert_same_weights(folder, other):
+    mine, theirs = weights_of(folder), weights_of(other)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Six steps, uninterrupted."""
@@ -149,9 +155,23 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_losses_and_weights(whole
     report = train(tmp_path)
     assert report.resumed_from == 3
     assert log_of(tmp_path) == log_of(out)
-    one, other = weights_of(out), weights_of(tmp_path)
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert_same_weights(tmp_path, out)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000000003", "step-000000006"]
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_the_result_writes_the_result(whole, tmp_path):
+    out, report = whole
+    shutil.copytree(out, tmp_path / "run")
+    shutil.copy(out / "config.json", tmp_path / "run" / "model.safetensors")  # something else
+    for path in (tmp_path / "run" / "checkpoints").glob("*/training.json"):
+        facts = json.loads(path.read_text())
+        assert facts["data"].pop("validation") is None
+        path.write_text(json.dumps(facts))  # as of a version that did not know it
+    again = train(tmp_path / "run", config=TINY, name=out.name)
+    assert (again.resumed_from, again.steps, again.metrics) == (6, 6, report.metrics)
+    assert log_of(tmp_path / "run") == log_of(out)
+    assert_same_weights(tmp_path / "run", out)
+    assert audiotok.load(tmp_path / "run").fingerprint == audiotok.load(out).fingerprint
 
 
 def test_two_processes_have_the_same_weights_and_codebooks(tmp_path):
@@ -165,18 +185,21 @@ def test_two_processes_have_the_same_weights_and_codebooks(tmp_path):
         here.train(out)
         state = {name: value.double().sum().item() for name, value in runs[0].step.plain.state_dict().items()}
         drawn = runs[0].data.crops.draw(0, 2, process=runs[0].run.accelerator.process_index).double().sum().item()
-        print(here.json.dumps([runs[0].run.accelerator.num_processes, drawn, state]))
+        told = runs[0].run.gathered([f"of {runs[0].run.accelerator.process_index}", "of both"])
+        print(here.json.dumps([runs[0].run.accelerator.num_processes, drawn, told, state]))
     """
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
     running = [python(code, tmp_path, RANK=rank, LOCAL_RANK=rank, **shared) for rank in "01"]
     said = [one.communicate()[0] for one in running]
     assert [one.returncode for one in running] == [0, 0]
-    (count, drawn, one), (_, other_drawn, other) = (json.loads(text.splitlines()[-1]) for text in said)
+    (count, drawn, told, one), (_, other_drawn, also_told, other) = (json.loads(text.splitlines()[-1]) for text in said)
     assert count == 2
+    assert told == also_told == ["of 0", "of both", "of 1"]
     assert drawn != other_drawn  # crops of its own
     assert {"quantizer.layers.0.books.0.entries", "quantizer.layers.1.books.0.uses"} <= one.keys()
     assert one == other
     assert audiotok.load(tmp_path).provenance["steps"] == 6
+    assert train(tmp_path, replace(SHORT, steps=7)).resumed_from == 6  # by one process alone
 
 
 def test_half_precision_trains(tmp_path):
@@ -239,6 +262,10 @@ def test_a_run_begins_with_the_weights_of_another_or_of_a_tokenizer(whole, tmp_p
     wide = CodecConfig.from_dict({**TINY.to_dict(), "latent": 16})
     with pytest.raises(InputError, match="is of another codec: .* there"):
         train(tmp_path / "wide", training, init=out, config=wide)
+    more = CodecConfig.from_dict({**TINY.to_dict(), "quantizer": {"num_codebooks": 3, "codebook_size": 16}})
+    for init in (out, tmp_path / "tokenizer"):  # what is there fits, but it is not all
+        with pytest.raises(InputError, match=r"quantizer.layers.2\S* is not there, .* here"):
+            train(tmp_path / "more", training, init=init, config=more)
     audiotok.load().save(tmp_path / "logmel")
     with pytest.raises(InputError, match="holds a logmel-kmeans tokenizer, and a codec begins with a codec's weights"):
         train(tmp_path / "other", training, init=tmp_path / "logmel")
@@ -291,6 +318,11 @@ def test_a_checkpoint_of_another_training_is_refused(whole, tmp_path):
         train(out, config=CodecConfig.from_dict({**TINY.to_dict(), "latent": 16}))
     with pytest.raises(InputError, match="another audio"):
         train(out, source=SPEECH[:3])
+    with pytest.raises(InputError, match="another validation .None, now"):  # other items would be held out
+        train(out, valid=SPEECH[:1])
+    train(tmp_path, replace(SHORT, steps=1, samples=0), valid=SPEECH[:1])
+    with pytest.raises(InputError, match="another validation .*, now None"):
+        train(tmp_path, replace(SHORT, steps=2))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path):

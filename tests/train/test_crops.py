@@ -146,6 +146,23 @@ def test_a_bad_file_is_left_out_and_listed(tmp_path):
         pool_of([tmp_path / "bad.wav"])
 
 
+@pytest.mark.parametrize("memory_bytes", [10, 1 << 20])
+def test_a_file_shorter_than_a_sample_is_listed_too(tmp_path, memory_bytes):
+    audiotok.audio.save(tmp_path / "click.wav", torch.ones(1, 1), 48000)  # a third of one at 16 kHz
+    pool = pool_of([tmp_path / "click.wav", SPEECH[0]], memory_bytes=memory_bytes)
+    assert [Path(item.id).name for item in pool.items] == [SPEECH[0].name]
+    assert len(pool.failed) == 1
+    assert "click.wav: " in pool.failed[0]
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
+def test_lengths_are_the_same_whether_audio_is_decoded_or_not(tmp_path, rate):
+    for count in range(20):
+        audiotok.audio.save(tmp_path / f"{count:02d}.wav", torch.zeros(2, rate // 2 + count), rate)
+    decoded, stated = pool_of(tmp_path), pool_of(tmp_path, memory_bytes=10)
+    assert decoded.lengths.tolist() == stated.lengths.tolist()
+
+
 def test_a_file_that_goes_bad_on_disk_is_replaced_by_another_draw(tmp_path):
     source = write(tmp_path, a_1=[0.1] * 3000, a_2=[0.2] * 3000)
     pool = pool_of(source, memory_bytes=10)
@@ -180,6 +197,7 @@ def test_items_are_chosen_from_all_domains(tmp_path):
     chosen = spread(list(source.items()), 7, 0, column="domain")
     assert sorted(item.columns["domain"] for item in chosen) == ["a", "a", "a", "b", "b", "b", "c"]
     assert len({item.id for item in chosen}) == 7
+    assert spread([], 7, 0, column="domain") == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Muon's updates are orthogonal, of the size it says, and reach what they should."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -41,6 +43,33 @@ def test_what_is_no_matrix_moves_as_with_adamw():
         assert matrix.grad is not None
     assert torch.equal(one, other)
     assert not torch.equal(matrix, torch.ones(3, 4))
+
+
+def test_gradients_that_overflow_in_half_precision_move_nothing():
+    matrix, vector = nn.Parameter(torch.eye(3)), nn.Parameter(torch.ones(3))
+    muon, scaler = Muon([matrix], [vector], lr=0.1), torch.amp.GradScaler("cpu")
+
+    def step(factor: float) -> None:
+        scaler.scale((matrix.sum() + vector.sum()) * factor).backward()
+        scaler.unscale_(muon)
+        scaler.step(muon)
+        scaler.update()
+        muon.zero_grad()
+
+    step(math.inf)
+    assert torch.equal(matrix, torch.eye(3))
+    assert torch.equal(vector, torch.ones(3))
+    assert not muon.state
+    step(1.0)
+    assert not torch.equal(matrix, torch.eye(3))
+    assert bool(vector.isfinite().all() and matrix.isfinite().all())
+
+
+def test_matrices_decay_beside_their_gradient_as_in_adamw():
+    matrix = nn.Parameter(torch.ones(3, 4))
+    matrix.grad = torch.zeros(3, 4)
+    Muon([matrix], [], lr=0.1, weight_decay=0.5).step()
+    torch.testing.assert_close(matrix.detach(), torch.full((3, 4), 1 - 0.1 * 0.5))
 
 
 def test_it_finds_a_matrix_that_gradient_descent_finds_slowly():

@@ -32,18 +32,27 @@ def add_codec(commands: Commands) -> None:
             audiotok train codec my.yaml --data train.jsonl --valid valid.jsonl --out ./my-codec --max-minutes 25
             audiotok train codec my.yaml --data corpus --init ./my-codec --out ./second --set training.balancer=false
             audiotok train codec examples/codec_small.yaml --data tests/data/audio --device cpu --out ./tiny \\
-                --set training.steps=100 training.batch_size=4
+                --set training.steps=100 training.batch_size=4 training.quantize_from=20
         """,
     )
     parser.add_argument("config", metavar="CONFIG", help="YAML file")
     parser.add_argument(
-        "--data", required=True, nargs="+", metavar="SOURCE", help="what `audiotok tokenize` takes: docs/sources.md"
+        "--data",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="SOURCE",
+        help="what `audiotok tokenize` takes: docs/sources.md",
     )
-    parser.add_argument("--valid", nargs="+", metavar="SOURCE", help="to validate on; default: a few items held out")
+    parser.add_argument(
+        "--valid", nargs="+", action="extend", metavar="SOURCE", help="to validate on; default: a few items held out"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the tokenizer, its log and checkpoints")
     parser.add_argument("--name", help="of the tokenizer; default that of OUT")
     parser.add_argument("--init", metavar="DIR", help="begin with the weights of another run, or of a tokenizer")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="in place of what CONFIG says")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="in place of what CONFIG says"
+    )
     parser.add_argument(
         "--resume", action=argparse.BooleanOptionalAction, default=True, help="go on from a checkpoint (default)"
     )
@@ -90,9 +99,11 @@ def run(args: argparse.Namespace) -> int:
         say(f"left out {reason}")
     if not args.quiet:
         say(
-            f"saved {report.folder}: step {report.steps}, {report.items - report.items_failed} items, "
+            f"saved {report.folder}: step {report.steps}, {report.items} items, {report.items_failed} left out, "
             f"{report.hours:.3g} h, {report.seconds:.1f} s, {report.throughput:g} s of audio per second"
         )
+        if report.steps <= training.quantize_from:
+            say(f"its codebooks have not been trained: training.quantize_from is {training.quantize_from}")
     return Exit.SOME_FAILED if report.items_failed else Exit.OK
 
 
@@ -110,7 +121,9 @@ def _put(values: dict[str, Any], text: str) -> None:
         raise InputError(f"--set wants KEY=VALUE, not {text!r}")
     *groups, last = key.split(".")
     for group in groups:
-        values = values.setdefault(group, {})
+        if values.get(group) is None:  # which is what "training:" with nothing below it is
+            values[group] = {}
+        values = values[group]
         if not isinstance(values, dict):
             raise InputError(f"--set {text}: {group} is no group of keys, but {values!r}")
     values[last] = parse_yaml(f"value: {value}", text)["value"]

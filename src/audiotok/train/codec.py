@@ -9,31 +9,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ..codec import Codec, CodecConfig
 from .average import WeightAverage
-from .board import Board
 from .codec_data import CodecData
+from .codec_log import CodecLog
 from .codec_networks import draw_networks, prepare_networks
 from .codec_step import CodecStep
 from .codec_training import CodecReport, CodecTraining
 from .crops import Drawn
-from .health import CodebookHealth
 from .hooks import check_hooks
 from .initial import AVERAGE, begin_with, part_of
-from .meters import Meters
 from .pool import MEMORY_BYTES
 from .run import Run
 from .start import start_codebooks
-from .validation import write_samples
 
 #: What may change when a run is resumed.
 _FREE = ("steps", "save_every", "log_every", "validate_every", "samples")
 #: What a training from before there were these options had.
-_DEFAULTS: dict[str, Any] = {"hooks": []}
-_METERS, _HEALTH, _BALANCER = "meters.", "health.", "balancer."
+_DEFAULTS: dict[str, Any] = {"hooks": [], "validation": None}
+_BALANCER = "balancer."
 
 
 def train_codec(
@@ -71,16 +67,18 @@ def train_codec(
         name: of the tokenizer; default that of the folder.
         resume: whether to go on from a checkpoint in `out`; otherwise a folder with one is refused.
         device: "auto" leaves it to Accelerate.
-        memory_bytes: most that decoded audio may take; beyond it, crops are read from disk.
+        memory_bytes: most that decoded audio may take; beyond it, crops are read from disk. A run that is to go on bit
+            for bit keeps it: what is not decoded may prove to be bad, or of another length than it says.
         num_workers: processes that read.
-        max_seconds: after which the run saves a checkpoint and ends, to be gone on with later.
+        max_seconds: after which the run saves a checkpoint and ends, with the next line of the log (`log_every`), to be
+            gone on with later.
         tensorboard: whether to write for it; None means where it is installed.
         progress: whether to show bars.
 
     Raises:
         InputError: arguments that do not fit, or a checkpoint of another training.
         FitError: no audio that can be used. MissingDependencyError: accelerate is not installed.
-        AudiotokError: a loss that is not finite.
+        AudiotokError: a loss that is not finite. CheckpointWriteError: the disk is full.
     """
     run = _CodecRun(
         config,
@@ -138,8 +136,15 @@ class _CodecRun:
 
         self.data.read(config, training, memory_bytes=memory_bytes, num_workers=num_workers, progress=self.progress)
         self._build(init)
-        self._restore()
-        self.board = Board(out / "tensorboard", step=self.run.step, wanted=tensorboard if self.run.main else False)
+        state = self.run.restore()
+        sizes = self.averaged.quantizer.codebook_sizes
+        self.log = CodecLog(self.run, training, self.data, sizes, tensorboard=tensorboard)
+        if state:
+            self.averaged.load_state_dict(part_of(state, AVERAGE))
+            if self.step.balancer is not None:
+                for buffer, value in part_of(state, _BALANCER).items():
+                    self.step.balancer.get_buffer(buffer).copy_(value)
+            self.log.load(state)
 
     def _build(self, init: Path | None) -> None:
         training, accelerator = self.training, self.run.accelerator
@@ -148,8 +153,6 @@ class _CodecRun:
             begin_with(new.codec, init)
         self.averaged = copy.deepcopy(new.codec).to(accelerator.device)
         self.average = WeightAverage(self.averaged, training.ema_decay)
-        self.health = CodebookHealth(new.codec.quantizer.codebook_sizes, accelerator.device)
-        self.meters = Meters()
         self.step = CodecStep(
             accelerator,
             training,
@@ -159,40 +162,31 @@ class _CodecRun:
             labels=self.data.labels,
         )
 
-    def _restore(self) -> None:
-        state = self.run.restore()
-        if state:
-            self.averaged.load_state_dict(part_of(state, AVERAGE))
-            if self.step.balancer is not None:
-                for name, value in part_of(state, _BALANCER).items():
-                    self.step.balancer.get_buffer(name).copy_(value)
-            self.health.load(part_of(state, _HEALTH), main=self.run.main)
-            self.meters.load(part_of(state, _METERS), self.run.accelerator.device)
-
     def train(self, max_seconds: float | None) -> CodecReport:
-        run, training = self.run, self.training
-        if not self._validations():
-            self._validate()
+        run, training, log = self.run, self.training, self.log
         batches = self.data.crops.batches(
             range(run.step, training.steps), training.batch_size, process=run.accelerator.process_index
         )
         bar = tqdm(total=training.steps, initial=run.step, desc="training", unit="step", disable=not self.progress)
-        self._began = self._lap = time.perf_counter()
-        self._lap_step = run.step
-        with bar, closing(self.board), closing(batches):
+        with bar, closing(log), closing(batches):
+            if not log.validations:
+                log.validate(self.averaged)
+            log.start()
             for drawn in batches:
                 self._one_step(drawn)
                 bar.update()
                 stop = self._due(training.log_every) and self._out_of_time(max_seconds)
                 if self._due(training.log_every):
-                    bar.set_postfix_str(self._log())
+                    bar.set_postfix_str(log.write_line())
                 if self._due(training.validate_every):
-                    self._validate()
+                    log.validate(self.averaged)
                 if stop or self._due(training.save_every):
                     self._save()
                 if stop:
                     break
-        throughput = self._throughput(self._began, run.step - run.resumed_from)
+            throughput = log.throughput
+        if run.step == run.resumed_from:  # a run may have been killed between its last checkpoint and the result
+            self._write_result()
         return self._report(throughput)
 
     def _one_step(self, drawn: Drawn) -> None:
@@ -202,9 +196,7 @@ class _CodecRun:
         wav = drawn.wav.to(run.accelerator.device, non_blocking=True)
         found = self.step.run(wav, drawn.items, run.step)
         self.average.update(self.step.plain, run.step)
-        self.meters.add(found.losses, found.weights)
-        if found.tokens.shape[2]:
-            self.health.add(found.tokens)
+        self.log.add(found)
         run.step += 1
 
     def _start_codebooks(self) -> None:
@@ -230,78 +222,35 @@ class _CodecRun:
         late = torch.tensor(float(self.run.main and time.perf_counter() - self.started > max_seconds))
         return bool(self.run.accelerator.reduce(late.to(self.run.accelerator.device), "sum") > 0)
 
-    def _log(self) -> str:
-        run = self.run
-        losses, health = run.means(self.meters.means(run.accelerator)), self.health.figures()
-        self.meters.clear()
-        throughput = self._throughput(self._lap, run.step - self._lap_step)
-        self._lap, self._lap_step = time.perf_counter(), run.step
-        rate = self.training.rate_at(run.step - 1)
-        line = {"step": run.step, **losses, "learning_rate": rate, "speed": throughput}
-        run.add_line({**line, "codebooks": health} if health else line)
-        self.board.scalars("train", {**losses, "learning_rate": rate, "speed": throughput}, run.step)
-        self.board.scalars("codebooks", health, run.step)
-        shown = " ".join(f"{name}={losses[name]:.3f}" for name in ("mel", "stft", "time", "judged") if name in losses)
-        if health:
-            used = sum(health["usage"]) / len(health["usage"])
-            shown += f" used={used:.0%} dead={sum(health['dead'])} revived={sum(health['revived'])}"
-        return f"{shown} {throughput:.1f} x"
-
-    def _throughput(self, since: float, steps: int) -> float:
-        """Seconds of audio per second, of all processes."""
-        audio = steps * self.training.batch_size * self.data.crops.samples / self.config.sample_rate
-        processes: int = self.run.accelerator.num_processes
-        return round(audio * processes / max(1e-9, time.perf_counter() - since), 2)
-
-    def _validate(self) -> None:
-        run, rate = self.run, self.config.sample_rate
-        found, made = self.data.validation.measure(self.averaged, run.accelerator.device)
-        run.add_line({"step": run.step, "validation": found})
-        self.board.scalars("validation", found, run.step)
-        if run.main and self.training.samples:
-            world = run.accelerator.num_processes
-            clips = [wav for _, wav in self.data.validation.clips[::world]][: self.training.samples]
-            made = made[: self.training.samples]
-            write_samples(run.out / "samples", run.step, clips, made, rate)
-            self.board.audio(made, run.step, rate)
-
     def _save(self) -> None:
-        run = self.run
-        if self.meters.count:
-            run.means(self.meters.means())  # raises where a loss is not finite: the checkpoint before is the good one
+        run, log, balancer = self.run, self.log, self.step.balancer
+        log.check_finite()  # where a loss is not, the checkpoint before is the good one
         if not all(bool(one.isfinite().all()) for one in self.averaged.parameters()):
             raise run.not_finite("the weights are")
-        parts: list[tuple[str, dict[str, Tensor]]] = [
-            (AVERAGE, self.averaged.state_dict()),
-            (_METERS, self.meters.saved(run.accelerator)),
-            (_HEALTH, self.health.saved()),
-        ]
-        if self.step.balancer is not None:
-            parts.append((_BALANCER, dict(self.step.balancer.named_buffers())))
-        run.save({prefix + name: value.detach().cpu() for prefix, part in parts for name, value in part.items()})
+        state = {AVERAGE + name: value for name, value in self.averaged.state_dict().items()} | log.saved()
+        if balancer is not None:
+            state |= {_BALANCER + name: value for name, value in balancer.named_buffers()}
+        run.save({name: value.detach().cpu() for name, value in state.items()})
         self._write_result()
 
     def _write_result(self) -> None:
         if self.run.main:
             tokenizer = Codec.of(self.averaged, self.name)
-            tokenizer.provenance = {**self.run.facts, "steps": self.run.step, "validation": self._validations()[-1]}
+            tokenizer.provenance = {**self.run.facts, "steps": self.run.step, "validation": self.log.validations[-1]}
             tokenizer.save(self.run.out)
         self.run.accelerator.wait_for_everyone()
 
-    def _validations(self) -> list[dict[str, float]]:
-        return [line["validation"] for line in self.run.lines if "validation" in line]
-
     def _report(self, throughput: float) -> CodecReport:
-        validations = self._validations()
+        validations, failed = self.log.validations, self.run.gathered(self.data.failed)
         return CodecReport(
             folder=str(self.run.out),
             steps=self.run.step,
             resumed_from=self.run.resumed_from,
             items=self.data.num_items,
-            items_failed=len(self.data.failed),
+            items_failed=len(failed),
             items_held_out=self.data.num_held_out,
             hours=self.data.crops.seconds / 3600,
-            failed=self.data.failed,
+            failed=failed,
             before=validations[0],
             metrics=validations[-1],
             throughput=throughput,

@@ -19,7 +19,7 @@ class CodecData:
         valid: of the validation; None holds out a few items.
 
     Attributes:
-        identity: of the sources, plain values: it changes when items do.
+        identity: of the sources, plain values: it changes when items do. None is that of items held out.
         crops: that are trained on.
         validation: what is measured.
         labels: of the crops, for hooks; None where there are none.
@@ -34,9 +34,10 @@ class CodecData:
     def __init__(self, source: Any, valid: Any) -> None:
         self.source = open_source(source)
         self.valid = None if valid is None else open_source(valid)
-        self.identity = {"audio": self.source.identity()}
-        if self.valid is not None:
-            self.identity["validation"] = self.valid.identity()
+        self.identity = {
+            "audio": self.source.identity(),
+            "validation": None if self.valid is None else self.valid.identity(),
+        }
         self.num_items = self.num_held_out = 0
         self.num_classes: dict[str, int] = {}
         self._failed: list[str] = []
@@ -72,8 +73,9 @@ class CodecData:
         self.labels = None
         if training.hooks:
             self.labels = Labels(pool.items, classes, sample_rate=rate, frame_rate=rate / config.hop_length)
-        chosen = spread(held_out or pool.items, training.validation_items, training.seed, column=column)
-        measured = Pool(self.valid or self.source, chosen, sample_rate=rate)
+        measurable = held_out if held_out or self.valid is not None else pool.items
+        chosen = spread(measurable, training.validation_items, training.seed, column=column)
+        measured = Pool(self.source if self.valid is None else self.valid, chosen, sample_rate=rate)
         self.validation = Validation(measured, seconds=training.validation_seconds, column=column)
         self._failed = [] if self.valid is None else measured.failed
 

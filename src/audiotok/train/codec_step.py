@@ -185,8 +185,6 @@ class CodecStep:
         """The norm of the gradient, before it is clipped."""
         most = self.training.clip_norm or float("inf")
         norm: Tensor = self.accelerator.clip_grad_norm_(network.parameters(), most)
-        if (
-            self.training.precision == "fp16"
-        ):  # the scaler looks for its scale by steps that are too large, and are skipped
+        if self.training.precision == "fp16":  # whose scaler finds its scale by steps that overflow, and are skipped
             norm = torch.where(norm.isfinite(), norm, 0.0)
         return norm

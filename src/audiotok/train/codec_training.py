@@ -71,7 +71,7 @@ class CodecTraining:
         clip_norm: largest norm of a network's gradient; 0 does not clip. It only matters where a batch stands out:
             the norm is in the log.
         quantize_from: first step with the quantizer. Before it the codec is an autoencoder without, so that its
-            codebooks begin as k-means of latents that are worth it.
+            codebooks begin as k-means of latents that are worth it; a run that ends before it has codebooks as drawn.
         precision: "no" (float32), "bf16" or "fp16".
         ema_decay: of the moving average of the weights that is saved as the result; 0 saves the weights themselves.
             It counts from the start, so that the first steps are forgotten early.
@@ -165,6 +165,8 @@ class CodecTraining:
             raise InputError(f"betas are two numbers of at least 0 and below 1, not {self.betas}")
         if self.adversarial_from < -1:
             raise InputError(f"adversarial_from is a step, or -1 for none, not {self.adversarial_from}")
+        if self.domains is not None and not _is_shares(self.domains):
+            raise InputError(f"domains are shares by name, such as {{speech: 0.6, music: 0.4}}, not {self.domains!r}")
         object.__setattr__(self, "hooks", hooks_of(self.hooks))
 
     @property
@@ -206,6 +208,10 @@ class CodecTraining:
                 given[name] = made(name, kind, given[name])
         training: CodecTraining = made("training", cls, given)
         return training
+
+
+def _is_shares(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(share, int | float) for share in value.values())
 
 
 @dataclass(frozen=True)

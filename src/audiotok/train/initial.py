@@ -31,10 +31,13 @@ def begin_with(network: CodecNetwork, folder: Path) -> None:
                 f"{folder} holds a {tokenizer.family} tokenizer, and a codec begins with a codec's weights"
             )
         state = tokenizer.state_dict()
-    shapes = {name: value.shape for name, value in network.state_dict().items()}
-    wrong = [name for name, value in state.items() if shapes.get(name) != value.shape]
-    if wrong:
-        raise InputError(f"{folder} is of another codec: {wrong[0]} is {list(state[wrong[0]].shape)} there")
+    wanted = network.state_dict() if checkpoint is not None else Codec.of(network, "new").state_dict()
+    here, there = ({name: list(value.shape) for name, value in one.items()} for one in (wanted, state))
+    for name in {**here, **there}:
+        if here.get(name) != there.get(name):
+            raise InputError(
+                f"{folder} is of another codec: {name} is {there.get(name, 'not')} there, {here.get(name, 'not')} here"
+            )
     network.load_state_dict(state, strict=False)
     for book in network.modules():
         if isinstance(book, Codebook) and checkpoint is None:  # a tokenizer has no state of training

@@ -1,6 +1,7 @@
 """Losses of adversarial training of a waveform (HiFi-GAN, arXiv 2010.05646, section 2.3; EnCodec, arXiv 2210.13438,
 section 3.4)."""
 
+import math
 from typing import Literal
 
 import torch
@@ -54,7 +55,7 @@ def wav_loss(wav: Tensor, target: Tensor) -> Tensor:
 
 def mel_of(sample_rate: int) -> LogMel:
     """The log-mel frames that are compared: windows of about 64 ms, four to a window, 80 bands."""
-    n_fft = 2 ** round(torch.log2(torch.tensor(0.064 * sample_rate)).item())
+    n_fft = 2 ** round(math.log2(0.064 * sample_rate))
     return LogMel(sample_rate=sample_rate, n_fft=n_fft, hop_length=n_fft // 4, n_mels=80, floor=1e-5)
 
 

@@ -55,6 +55,9 @@ class Muon(torch.optim.AdamW):
             raise InputError("Muon is for matrices and weights of convolutions, not for vectors")
         super().__init__([one for one in groups if one["params"]], lr, betas, weight_decay=weight_decay, fused=True)
         self.momentum = momentum
+        # A fused AdamW passes over gradients that are not finite (fp16) by itself. Matrices here would not: so the
+        # scaler of gradients shall not call a step with them at all, as it does not for other optimizers.
+        self._step_supports_amp_scaling = False
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

@@ -56,7 +56,7 @@ class Pool:
         known = list(with_lengths(source, items))
         self.in_memory = sum(item.seconds for item in known) * sample_rate * 2 <= memory_bytes
         rows: dict[str, npt.NDArray[np.int16]] = {}
-        lengths = {item.id: int(item.seconds * sample_rate) for item in known}
+        lengths = {item.id: round(item.seconds * sample_rate) for item in known}
         # What stays on disk is only read where its header does not say how long it is.
         unread = known if self.in_memory else [item for item in known if not item.seconds]
         held = 0
@@ -70,7 +70,8 @@ class Pool:
                     self.in_memory = False
                     rows.clear()
             self._note(batch.failures)
-        self.items = [item for item in known if item.id not in self._failures and lengths[item.id] > 0]
+        self._note([Failure(item, "InputError", "shorter than a sample") for item in known if not lengths[item.id]])
+        self.items = [item for item in known if item.id not in self._failures]
         self.lengths = np.array([lengths[item.id] for item in self.items], dtype=np.int64)
         self._rows = [rows[item.id] for item in self.items] if self.in_memory else []
         if not self.items:
@@ -161,6 +162,6 @@ def spread(items: Sequence[Item], count: int, seed: int, *, column: str) -> list
         groups.setdefault(items[i].columns.get(column), []).append(items[i])
     kinds = [groups[name] for name in sorted(groups, key=str)]
     turns = chain.from_iterable(
-        (group[turn] for group in kinds if turn < len(group)) for turn in range(max(map(len, kinds)))
+        (group[turn] for group in kinds if turn < len(group)) for turn in range(max(map(len, kinds), default=0))
     )
     return [item for item, _ in zip(turns, range(count), strict=False)]

@@ -3,16 +3,18 @@
 import importlib
 import json
 import math
+import re
 import shutil
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from ..checkpoint import read_json, read_safetensors, write_json, write_safetensors
+from ..checkpoint import CheckpointWriteError, read_json, read_safetensors, write_json, write_safetensors
 from ..errors import AudiotokError, InputError, MissingDependencyError
 from ..files import atomic_write
 
@@ -25,8 +27,9 @@ _FACTS = "training.json"
 class Run:
     """Where a training stands: the step it has reached, what it was asked for, its log and its checkpoints.
 
-    A checkpoint is written under a temporary name and renamed when it is whole; the last two are kept. Beside what
-    Accelerate saves (networks, optimizers, random states) it may hold tensors of the training's own.
+    A checkpoint is written under a temporary name and renamed when it is whole; the last two are kept. What a run that
+    was killed has left of others is removed by the next. Beside what Accelerate saves (networks, optimizers, random
+    states) a checkpoint may hold tensors of the training's own.
 
     Args:
         out: folder of the run.
@@ -98,6 +101,7 @@ class Run:
         self.accelerator.wait_for_everyone()
         if self.main:
             self._write_log()  # lines beyond the checkpoint are dropped: they will come again
+            self._remove_unfinished()
         return state
 
     def add_line(self, values: Mapping[str, Any]) -> None:
@@ -108,22 +112,40 @@ class Run:
                 file.write(json.dumps(values) + "\n")
 
     def save(self, state: Mapping[str, Tensor] | None = None) -> None:
-        """A checkpoint; to be called by all processes. `state` is the first process's."""
+        """A checkpoint; to be called by all processes. `state` is the first process's.
+
+        Raises:
+            CheckpointWriteError: it cannot be written, for example because the disk is full; nothing of it is left.
+        """
         folder = self.out / "checkpoints" / f"step-{self.step:09d}"
         unfinished = folder.with_name(folder.name + ".tmp")
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(unfinished))
+        try:
+            self._write_checkpoint(unfinished, state or {})
+            if self.main:
+                shutil.rmtree(folder, ignore_errors=True)
+                unfinished.replace(folder)
+                for old in checkpoints(self.out)[:-KEPT_CHECKPOINTS]:
+                    shutil.rmtree(old)
+        finally:
+            if self.main:  # whatever stopped it: half a checkpoint would only fill the disk
+                shutil.rmtree(unfinished, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _write_checkpoint(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+        try:
+            self.accelerator.save_state(str(folder))
+        except (RuntimeError, SafetensorError) as error:  # which is what torch and safetensors make of a full disk
+            raise CheckpointWriteError(
+                f"{folder} cannot be written: {error}. If the disk is full, make room and run again: it goes on from "
+                "the checkpoint before"
+            ) from error
         self.accelerator.wait_for_everyone()
         if self.main:
             if state:
-                write_safetensors(unfinished / STATE, {name: one.contiguous() for name, one in state.items()})
+                write_safetensors(folder / STATE, {name: one.contiguous() for name, one in state.items()})
             self._write_log()
-            write_json(unfinished / _FACTS, self.facts)
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.replace(folder)
-            for old in checkpoints(self.out)[:-KEPT_CHECKPOINTS]:
-                shutil.rmtree(old)
-        self.accelerator.wait_for_everyone()
+            write_json(folder / _FACTS, self.facts)
 
     def means(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         """Means over processes of scalars that must be finite.
@@ -138,6 +160,11 @@ class Run:
             raise self.not_finite(f"the {wrong[0]} loss is")
         return dict(zip(names, found, strict=True))
 
+    def gathered(self, texts: Sequence[str]) -> list[str]:
+        """Texts of all processes, each once; to be called by all of them."""
+        found: list[str] = _accelerate().utils.gather_object(list(texts))
+        return list(dict.fromkeys(found))
+
     def not_finite(self, what: str) -> AudiotokError:
         """The error of a training that has blown up."""
         return AudiotokError(
@@ -148,6 +175,13 @@ class Run:
     def _write_log(self) -> None:
         with atomic_write(self.out / LOG) as file:
             file.write("".join(json.dumps(line) + "\n" for line in self.lines).encode())
+
+    def _remove_unfinished(self) -> None:
+        """Removes what is left of checkpoints that a run was killed over, as it wrote or deleted them."""
+        whole = checkpoints(self.out)
+        for path in (self.out / "checkpoints").glob("step-*"):
+            if re.fullmatch(r"step-\d+(\.tmp)?", path.name) and path not in whole:
+                shutil.rmtree(path)
 
     def _old_lines(self) -> list[dict[str, Any]]:
         """The log up to the step that is resumed from; what a killed run left half-written ends it."""
