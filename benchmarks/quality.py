@@ -26,7 +26,8 @@ WITHOUT_WORDS = ["sdr", "si_snr", "mel_distance", "stft_distance"]  # PESQ and S
 CLEAN = sorted((PAGE.parents[1] / "tests" / "data" / "audio").glob("speech_*.flac"))
 INTRODUCTION = """\
 Written by `benchmarks/quality.py`: `audiotok eval` on the corpus's `test` split, voices, languages, rooms, tracks and
-sounds that nothing here was fitted, trained or tuned on; of speech the clips longer than 2 s.
+sounds that nothing here was fitted, trained or tuned on; of speech the clips longer than 2 s. The clean clips at the
+end are the exception: they are few, and the training split has their voices.
 [evaluation.md](evaluation.md) says what is measured and how, [metrics.md](metrics.md) what each metric means. SDR and
 SI-SNR compare waves: of codecs that find phases anew, as the default, the log-mel one and Codec 2 do, they tell
 little."""
@@ -91,7 +92,7 @@ def main() -> None:
         )
         for title, domain in DOMAINS.items()
     }
-    reports["Clean speech"] = evaluate(  # of voices that are in the training split
+    reports["Clean speech, of voices known from training"] = evaluate(
         systems, CLEAN, out / "clean", num_processes=args.num_processes, cost=False, robustness=False
     )
     page_path.write_text(page(reports, (out / "speech" / "cost.md").read_text("utf-8")), "utf-8")

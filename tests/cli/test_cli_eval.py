@@ -73,6 +73,15 @@ def test_items_are_filtered(run, data, tmp_path):
     assert "## b: 1 items" in result.text
 
 
+def test_an_option_that_is_given_twice_adds_up(run, data, tmp_path):
+    options = ("--where", "speaker=b", "--where", "domain=speech", "--metrics", "snr", "--probe", "speaker")
+    result = run("eval", "original", "--data", data, "--out", tmp_path / "out", *options, "--probe", "lm", *QUICK)
+    assert "1 items (speaker b, domain speech, compared at 16000 Hz)." in result.text
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["metrics"] == ["snr", "mel_distance", "stoi"]
+    assert {"probe speaker", "probe lm"} <= set(found["studies"])
+
+
 def test_bad_files_and_failing_metrics_make_exit_code_1_and_are_listed(run, clip, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()

@@ -77,6 +77,12 @@ def test_opus_comes_back_in_step_and_counts_its_packets(programs, speech):
     assert outcome.decode_seconds > 0
 
 
+def test_opus_counts_neither_headers_nor_their_container(programs, tmp_path):
+    (tmp_path / "stream").write_bytes(ogg([19, 60, 100, 50], 3))
+    programs(opusenc=f"#!/bin/sh\ncat {tmp_path}/stream\n", opusdec="#!/bin/sh\nhead -c 3600 /dev/zero\n")
+    assert open_system("opus:6").run(torch.zeros(1, 900), 16000).bits == 8 * (100 + 50)
+
+
 @pytest.mark.parametrize("mode", CODEC2_MODES)
 def test_codec2_takes_off_its_delay_and_counts_its_frames(programs, speech, mode):
     """With an encoder that copies and a decoder that comes late, the audio itself must come back."""

@@ -150,14 +150,36 @@ def test_they_are_given_for_a_second_of_audio():
     assert found.decode == 100 * 24 * 160
 
 
-def test_counting_leaves_onednn_as_it_was():
-    before = torch.backends.mkldnn.enabled
+class Recurrent(Layers):
+    """Its features go through an LSTM, which oneDNN and cuDNN have an operator for that nobody counts."""
+
+    family = "recurrent"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(24, 24, batch_first=True).requires_grad_(False)
+
+    def _features(self, wav: Tensor, lengths: Tensor) -> Tensor:
+        return self.lstm(super()._features(wav, lengths).transpose(1, 2))[0].transpose(1, 2)
+
+
+def test_recurrent_layers_are_counted():
+    assert count_macs(Recurrent(), SECOND, 16000).encode - count_macs(Layers(), SECOND, 16000).encode == (
+        100 * 4 * 24 * (24 + 24)  # in each frame four gates, of what comes in and of the state
+    )
+
+
+def test_counting_leaves_libraries_as_they_were():
+    def enabled() -> tuple[bool, bool]:
+        return torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
+
+    before = enabled()
     count_macs(Layers(), SECOND, 16000)
     with pytest.raises(InputError):
         count_macs(Layers(), SECOND * torch.nan, 16000)
-    assert torch.backends.mkldnn.enabled == before
-    with cost._without_onednn():
-        assert not torch.backends.mkldnn.enabled
+    assert enabled() == before
+    with cost._without_libraries():
+        assert enabled() == (False, False)
 
 
 def test_a_small_codec_counted_by_hand(speech):

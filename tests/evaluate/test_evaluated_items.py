@@ -95,17 +95,38 @@ def test_values_are_added_to_a_row_and_not_lost(tmp_path):
         rows.add(
             "x", [Row("a", seconds=1.0, values={"pesq_wb": 2.0, "stoi": 0.5}, reasons={"snr": "no"}, tokens=tokens)]
         )
-        rows.add("x", [Row("a", unreadable="away again")])
         found = rows.row("x", "a")
     assert found is not None
     assert (found.unreadable, found.seconds, found.flac) == ("", 1.0, b"1")
+    assert np.array_equal(found.tokens, tokens)
     assert found.values == {"stoi": 0.5, "pesq_wb": 2.0}
     assert found.reasons == {"snr": "no"}
+
+
+@pytest.mark.parametrize("failure", [{"unreadable": "away"}, {"not_coded": "no memory"}])
+def test_what_fails_later_says_so_beside_what_there_was_until_it_succeeds(tmp_path, failure):
+    coded = Row("a", seconds=1.0, bits=8.0, values={"stoi": 0.5}, tokens=np.array([[1, 2]]), flac=b"1")
+    with closing(Rows(tmp_path)) as rows:
+        rows.add("x", [coded])
+        rows.add("x", [Row("a", **failure)])
+        found = rows.row("x", "a")
+        rows.add("x", [Row("a", seconds=1.0, bits=8.0, values={"snr": 9.0})])
+        again = rows.row("x", "a")
+    assert found is not None
+    assert {**vars(found), "tokens": 0} == {**vars(coded), **failure, "tokens": 0}
+    assert again is not None
+    assert (again.unreadable, again.not_coded, again.values) == ("", "", {"stoi": 0.5, "snr": 9.0})
 
 
 def test_what_is_no_file_of_ours_is_refused(tmp_path):
     (tmp_path / FILE).write_bytes(b"something else, of some length" * 100)
     with pytest.raises(CheckpointError, match="holds no rows of an evaluation, or is broken"):
+        Rows(tmp_path)
+
+
+def test_a_file_that_cannot_be_opened_says_so(tmp_path):
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(OSError, match=f"cannot open .*{FILE}: unable to open database file"):
         Rows(tmp_path)
 
 

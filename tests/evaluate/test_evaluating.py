@@ -9,22 +9,27 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import soundfile
 import torch
+from torch import Tensor
 
 import audiotok
 from audiotok.errors import AudiotokError, InputError
-from audiotok.evaluate import evaluating, work
+from audiotok.evaluate import work
+from audiotok.evaluate.anchors import Original
+from audiotok.evaluate.arguments import metric_names
 from audiotok.evaluate.evaluating import evaluate
 from audiotok.evaluate.metrics import METRICS, Example
 from audiotok.evaluate.rows import Rows
-from audiotok.evaluate.systems import open_system
-from audiotok.evaluate.work import Setting, Task, Todo, run_tasks
+from audiotok.evaluate.systems import Outcome, System, open_system, size_in_bits
+from audiotok.evaluate.work import Setting, Task, Todo, Worker, run_tasks
 from audiotok.sources import open_source
 
+ENCODER = Path(__file__).parents[1] / "fixtures" / "textless-hubert-km" / "base-layer6"
 SAME = ("report.md", "results.csv", "rows.csv", "results.json")
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 QUICK = {"metrics": ["mel_distance", "stoi"], "progress": False, "num_examples": 0, "cost": False, "robustness": False}
@@ -142,6 +147,66 @@ def test_a_killed_process_is_an_error_that_says_how_to_go_on(corpus):
         list(results)
 
 
+class Noise(System):
+    """Draws what it gives back, and notes how many threads it had."""
+
+    def __init__(self) -> None:
+        super().__init__("noise", "noise")
+        self.threads: list[int] = []
+
+    def _run(self, wav: Tensor, sample_rate: int) -> Outcome:
+        self.threads.append(torch.get_num_threads())
+        return Outcome(torch.rand(wav.shape), 1.0, 0.0, 0.0)
+
+
+@pytest.fixture
+def noise(monkeypatch) -> Noise:
+    system = Noise()
+    monkeypatch.setattr(work, "open_system", lambda text, device: system)
+    return system
+
+
+def test_a_decoder_that_draws_draws_the_same_for_an_item_whenever_it_comes(corpus, noise):
+    source = open_source(corpus)
+    todo = tuple(Todo(item, ("snr",), False) for item in list(source.items())[:4])
+
+    def found(todo: tuple[Todo, ...], seed: int = 0) -> dict[str, float]:
+        rows = Worker(Setting(source, ("noise",), 16000, "cpu", seed))(Task(0, todo))
+        return {row.item: row.values["snr"] for row in rows}
+
+    before = torch.get_rng_state()
+    first = found(todo)
+    assert found(todo[::-1]) == found(todo[1:]) | found(todo[:1]) == first
+    assert all(value != first[item] for item, value in found(todo, seed=1).items())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_items_do_not_share_what_is_drawn(corpus, noise):
+    """Of two that hold the same audio, too."""
+    source = open_source(corpus)
+    item = next(source.items())
+    worker = Worker(Setting(source, ("noise",), 16000, "cpu", 0))
+    rows = worker(Task(0, tuple(Todo(replace(item, id=name), ("snr",), False) for name in ("a", "b"))))
+    assert rows[0].values["snr"] != rows[1].values["snr"]
+
+
+def test_work_is_done_with_one_thread(corpus, noise, monkeypatch):
+    source, before = open_source(corpus), torch.get_num_threads()
+    setting = Setting(source, ("noise",), 16000, "cpu", 0)
+    task = Task(0, (Todo(next(source.items()), (), False),))
+    monkeypatch.setattr(work, "live_with", lambda parent: None)
+    monkeypatch.setattr(work, "_worker", None)
+    try:
+        torch.set_num_threads(2)
+        list(run_tasks(setting, [task], 1))
+        assert torch.get_num_threads() == 2
+        work._start(setting, 0)
+        work._work(task)
+    finally:
+        torch.set_num_threads(before)
+    assert noise.threads == [1, 1]
+
+
 def test_only_what_is_missing_is_computed(corpus, tmp_path, monkeypatch):
     ran = []
     real = work.open_system
@@ -174,6 +239,79 @@ def test_another_checkpoint_of_the_same_name_is_measured_anew(corpus, tmp_path, 
     second = evaluate(["./run:1"], corpus, "out", **given).cell("./run:1", "stoi", "speech")
     alone = evaluate(["./run:1"], corpus, "alone", **given).cell("./run:1", "stoi", "speech")
     assert second == alone != first
+
+
+def test_folders_of_one_name_are_told_apart(corpus, tmp_path, small, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        small.save(Path(name) / "run")
+    report = evaluate(["./one/run", "./two/run", "./two/run:1"], corpus, "out", where={"language": "en"}, **QUICK)
+    labels = ["run (./one/run)", "run (./two/run)", "run, 1 of 3 codebooks"]
+    assert [one.label for one in report.systems] == [line.label for line in report.lines] == labels
+
+
+def test_a_tokenizer_that_only_encodes_is_judged_by_its_codes(corpus, tmp_path):
+    encoder = audiotok.convert("ssl-kmeans", ENCODER / "hubert", kmeans={6: ENCODER / "km.bin"}, normalize=False)
+    encoder.save(tmp_path / "units")
+    given = {**QUICK, "robustness": True, "where": {"language": ["en", "fr"]}, "num_examples": 1}
+    report = evaluate([f"{tmp_path}/units"], corpus, tmp_path / "out", probes=["language"], **given)
+    (line,) = report.lines
+    codes = [encoder.encode_file(corpus.parent / f"speech_{name}.flac") for name in ("en_1", "fr_2")]
+    assert (line.items, line.not_coded, line.cells["stoi"].failed) == (2, 0, 2)
+    assert line.kbps == pytest.approx(sum(map(size_in_bits, codes)) / 1600)
+    assert {one.reason for one in report.reasons} == {
+        f"{encoder.spec.name} only encodes: there is no audio of it to compare"
+    }
+    found = {name: value[f"{tmp_path}/units"] for name, value in report.studies.items()}
+    assert found["codes"]["frames"] == sum(int(one.lengths[0]) for one in codes)
+    assert [change["share"] >= 0 for change in found["robustness"]] == [True] * 9
+
+
+def test_an_item_that_cannot_be_read_any_more_is_a_reason_and_not_compared(corpus, tmp_path):
+    shutil.copytree(corpus.parent, tmp_path / "data")
+    data, given = tmp_path / "data" / "all.jsonl", {**QUICK, "where": {"language": ["en", "fr"]}}
+    evaluate(["original"], data, tmp_path / "out", **given)
+    (tmp_path / "data" / "speech_fr_2.flac").unlink()
+    report = evaluate(["original", "default:1"], data, tmp_path / "out", **given)
+    assert (report.items, list(report.unreadable)) == (1, ["speech_fr_2.flac"])
+    assert [line.items for line in report.lines] == [1, 1]
+    shutil.copy(corpus.parent / "speech_fr_2.flac", tmp_path / "data")
+    report = evaluate(["original", "default:1"], data, tmp_path / "out", **given)
+    assert (report.items, report.unreadable, report.reasons) == (2, {}, [])
+
+
+def test_a_failure_of_a_later_run_is_in_its_report_and_tried_again(corpus, tmp_path, monkeypatch):
+    given = {**QUICK, "where": {"language": "fr"}, "metrics": ["stoi"]}
+    first = evaluate(["original"], corpus, tmp_path, **given)
+    with monkeypatch.context() as patch:
+        patch.setattr(Original, "_run", lambda *_: (_ for _ in ()).throw(ValueError("no luck")))
+        report = evaluate(["original"], corpus, tmp_path, **{**given, "metrics": ["stoi", "snr"]})
+    assert [(one.metric, one.reason) for one in report.reasons] == [("", "no luck")]
+    assert (report.cell("original", "snr", "speech").failed, report.cell("original", "stoi", "speech").failed) == (1, 0)
+    again = evaluate(["original"], corpus, tmp_path, **given)
+    assert (again.lines, again.reasons) == (first.lines, [])
+
+
+def test_a_metric_that_breaks_in_its_package_is_a_reason(corpus, tmp_path, monkeypatch):
+    def broken(example: Example) -> float:
+        raise IndexError("index 3 is\nout of bounds")
+
+    monkeypatch.setitem(METRICS, "stoi", replace(METRICS["stoi"], formula=broken))
+    report = evaluate(["original"], corpus, tmp_path, where={"language": "fr"}, **QUICK)
+    assert [one.reason for one in report.reasons] == ["STOI failed with IndexError: index 3 is out of bounds"]
+    assert report.cell("original", "mel_distance", "speech").mean == 0
+
+
+def test_a_script_without_a_main_block_is_told_so(corpus, tmp_path):
+    """Its worker processes run it again, and find the folder taken."""
+    code = "from audiotok.evaluate import evaluate\n"
+    code += f"evaluate(['original'], {str(corpus)!r}, {str(tmp_path / 'out')!r}, **{ {**QUICK, 'num_processes': 2} })\n"
+    (tmp_path / "script.py").write_text(code)
+    found = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], env=QUIET, capture_output=True, text=True, check=False
+    )
+    assert found.returncode != 0
+    assert found.stderr.rstrip().endswith("evaluate() must be called under if __name__ == '__main__':")
 
 
 def test_a_system_that_fails_on_every_item_does_not_stop_the_others(corpus, tmp_path, monkeypatch):
@@ -215,8 +353,14 @@ def test_a_folder_is_of_one_source_rate_and_seed(corpus, clips, tmp_path):
         (["original", "original"], {}, "original is named twice"),
         (["original"], {"metrics": ["loudness"]}, "there is no metric loudness: choose of .*stoi"),
         (["original"], {"limit": 0}, "limit must be at least 1, not 0"),
+        (["original"], {"sample_rate": 0}, "sample_rate must be 1 to 655350 Hz, not 0"),
+        (["original"], {"sample_rate": 700_000}, "sample_rate must be 1 to 655350 Hz, not 700000"),
         (["original"], {"num_processes": 0}, "num_processes must be at least 1"),
         (["original"], {"longer_than": -1.0}, "longer_than must be seconds from 0"),
+        (["original"], {"num_examples": -1}, "num_examples must be at least 0, not -1"),
+        (["original"], {"metrics": "stoi"}, "wanted a list of metrics .*, not 'stoi'"),
+        (["original"], {"probes": "speaker"}, "wanted a list of probes .*, not 'speaker'"),
+        (["original"], {"labels": {"word": "("}}, "the pattern of label 'word' is no regular expression: .*: \\($"),
         (["original"], {"where": {"mood": "sad"}}, "has a column 'mood'; there are domain, language"),
         (["original"], {"where": {"language": "xx"}}, "no item of .* is left: language=xx"),
         (["origina"], {}, "origina"),
@@ -228,6 +372,7 @@ def test_wrong_arguments_are_refused_before_any_work(corpus, tmp_path, systems, 
 
 
 def test_default_metrics_are_those_without_needs():
-    chosen = evaluating._checked(["original"], None, None, 0.0, 16000, 1)
+    chosen = metric_names(None)
     assert {"si_snr", "stoi", "estoi", "pesq_wb"} <= set(chosen)
     assert all(METRICS[name].needs == "" for name in chosen)
+    assert metric_names(["stoi", "sdr", "stoi"]) == ["sdr", "stoi"]

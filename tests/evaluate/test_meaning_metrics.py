@@ -1,9 +1,11 @@
+import shutil
 import string
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForAudioXVector,
     GenerationConfig,
@@ -18,6 +20,7 @@ from transformers import (
 
 from audiotok.evaluate import meaning_metrics
 from audiotok.evaluate.metrics import METRICS, Example, measure
+from tests.evaluate.tiny_ssl import TINY
 
 SPECIAL = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|fr|>", "<|translate|>", "<|transcribe|>")
 SPECIAL += ("<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")
@@ -65,17 +68,7 @@ def speaker_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with a WavLM for x-vectors as published, but tiny and random."""
     folder = tmp_path_factory.mktemp("wavlm")
     torch.manual_seed(1)
-    config = WavLMConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        conv_dim=(8,) * 7,
-        num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=4,
-        tdnn_dim=(16, 16, 16, 16, 48),
-        xvector_output_dim=24,
-    )
+    config = WavLMConfig(**TINY, tdnn_dim=(16, 16, 16, 16, 48), xvector_output_dim=24)
     WavLMForXVector(config).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
     return str(folder)
@@ -188,3 +181,32 @@ def test_without_a_network_the_reason_names_the_repository(
     monkeypatch.setattr(meaning_metrics, constant, f"nobody/no-{name}")
     reason = measure([name], example)[name]
     assert reason.startswith(f"nobody/no-{name} cannot be used: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("cut", "header"),
+        ("empty", "header"),
+        ("of another kind", "Unrecognized configuration class"),
+        ("incomplete", "it lacks feature_extractor.weight"),
+    ],
+)
+def test_a_broken_network_is_a_reason_and_never_a_random_one(
+    change: str, reason: str, speaker_model: str, example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "broken"
+    shutil.copytree(speaker_model, folder)
+    weights = folder / "model.safetensors"
+    if change == "incomplete":
+        left = {name: value for name, value in load_file(weights).items() if name != "feature_extractor.weight"}
+        save_file(left, weights, {"format": "pt"})
+    elif change == "of another kind":
+        (folder / "config.json").write_text('{"model_type": "bert"}')
+    else:
+        weights.write_bytes(weights.read_bytes()[:100] if change == "cut" else b"")
+    monkeypatch.setattr(meaning_metrics, "SPEAKER_MODEL", str(folder))
+    found = measure(["speaker_similarity"], example)["speaker_similarity"]
+    assert isinstance(found, str)
+    assert found.startswith(f"{folder} cannot be used: ")
+    assert reason in found

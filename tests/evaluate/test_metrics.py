@@ -3,10 +3,11 @@ import sys
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from audiotok import audio
 from audiotok.errors import InputError, MissingDependencyError
-from audiotok.evaluate.metric_base import Metric, from_network, optional, require_seconds, seeded_numpy
+from audiotok.evaluate.metric_base import Metric, from_network, optional, repeatable_numpy, require_seconds
 from audiotok.evaluate.metrics import METRICS, Example, MetricError, measure
 
 LOCAL = [name for name, metric in METRICS.items() if "network" not in metric.needs]
@@ -53,6 +54,18 @@ def test_a_metric_repeats_itself_to_the_last_bit(name, example):
     again = Example(example.reference, example.estimate, 16000)
     torch.randn(3)
     assert METRICS[name].measure(again) == METRICS[name].measure(example)
+
+
+@pytest.mark.parametrize("clip", ["speech_en_2", "speech_fr_2", "music_16k_2"])
+def test_a_metric_does_not_depend_on_the_threads_of_numpy(clip, clips):
+    wav = audio.load(next(path for path in clips if path.stem == clip), sample_rate=16000)[0][0]
+    noisy = wav + 0.02 * torch.randn(len(wav), generator=torch.Generator().manual_seed(0))
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            found.append(measure(["stoi", "estoi", "dnsmos_p808"], Example(wav, noisy, 16000)))
+            assert all(pool["num_threads"] == threads for pool in threadpool_info() if pool["user_api"] == "blas")
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("name", ["pesq_wb", "pesq_nb", "stoi", "estoi"])
@@ -132,6 +145,15 @@ def test_a_formula_that_gives_nan_is_a_failure(example):
         metric.measure(example)
 
 
+@pytest.mark.parametrize("error", [IndexError("3"), ValueError("3"), ZeroDivisionError("3"), OSError("3")])
+def test_a_package_that_fails_is_a_failure_of_the_metric(error, example):
+    def formula(_: Example) -> float:
+        raise error
+
+    with pytest.raises(MetricError, match=f"X failed with {type(error).__name__}: 3"):
+        Metric("x", "X", "", "higher", "", formula).measure(example)
+
+
 def test_shared_work_is_done_once(example):
     calls = []
     for _ in range(3):
@@ -156,9 +178,9 @@ def test_numpys_generator_goes_on_as_before():
     expected = np.random.rand(2)  # noqa: NPY002
     np.random.seed(3)  # noqa: NPY002
     first = np.random.rand()  # noqa: NPY002
-    with seeded_numpy():
+    with repeatable_numpy():
         inside = np.random.rand()  # noqa: NPY002
-    with seeded_numpy():
+    with repeatable_numpy():
         assert np.random.rand() == inside  # noqa: NPY002
     assert [first, np.random.rand()] == expected.tolist()  # noqa: NPY002
 

@@ -1,10 +1,11 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
-from speechmos import dnsmos
+from speechmos import dnsmos, plcmos
 from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
@@ -12,12 +13,9 @@ from audiotok.errors import CheckpointError
 from audiotok.evaluate import metric_base, predicted_metrics
 from audiotok.evaluate.metrics import METRICS, Example, measure
 from audiotok.evaluate.opinion_networks import SingMos, Utmos, read_weights
-from audiotok.ssl.encoder_config import SSLConfig
+from tests.evaluate.tiny_ssl import TINY, TINY_SSL
 from tests.stand_in_hub import StandInHub, point_client_at
 
-SMALL = SSLConfig(
-    "wav2vec2", 2, 32, 4, 48, conv_dim=(8,) * 7, position_kernel=8, position_groups=4
-)  # its names and layers are those of wav2vec 2.0 base
 DNSMOS = ("dnsmos_p808", "dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak")
 
 
@@ -30,6 +28,11 @@ def test_dnsmos_is_that_of_its_package(example):
     theirs = dnsmos.run(example.estimate.numpy(), 16000)
     expected = {name: float(theirs[f"{name.removeprefix('dnsmos_')}_mos"]) for name in DNSMOS}
     assert measure(DNSMOS, example) == pytest.approx(expected, abs=1e-4)
+
+
+def test_plcmos_is_that_of_its_package(example):
+    np.random.seed(0)  # noqa: NPY002 - it draws raters
+    assert METRICS["plcmos"].measure(example) == plcmos.run(example.estimate.numpy(), 16000)["plcmos"]
 
 
 def test_clean_speech_is_liked_and_noise_is_not(example):
@@ -59,16 +62,7 @@ def test_the_reference_does_not_matter(example):
 def small_encoder() -> Wav2Vec2Model:
     """A random network of transformers."""
     torch.manual_seed(0)
-    config = Wav2Vec2Config(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        conv_dim=(8,) * 7,
-        num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=4,
-    )
-    return Wav2Vec2Model(config).eval()
+    return Wav2Vec2Model(Wav2Vec2Config(**TINY)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +90,7 @@ def test_utmos_equals_a_second_implementation(upstream, speech):
         both = [parts["domain_embedding"](torch.tensor([0])), parts["judge_embedding"](torch.tensor([288]))]
         context = torch.cat(both, dim=1)[:, None].expand(1, frames.shape[1], -1)
         scores = parts["classifier"](parts["decoder"](torch.cat([frames, context], dim=2))[0])
-    assert Utmos(weights, SMALL).score(wav[0]) == pytest.approx(float(scores.mean()) * 2 + 3, abs=1e-5)
+    assert Utmos(weights, TINY_SSL).score(wav[0]) == pytest.approx(float(scores.mean()) * 2 + 3, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["decoder.weight_ih_l0", "classifier.3.bias", "judge_embedding.weight"])
@@ -104,21 +98,21 @@ def test_weights_that_are_not_utmos_are_refused(name, upstream):
     weights = dict(upstream[1])
     value = weights.pop(name)
     with pytest.raises(CheckpointError, match="not the weights of UTMOS"):
-        Utmos(weights, SMALL)
+        Utmos(weights, TINY_SSL)
     with pytest.raises(CheckpointError, match="not the weights of UTMOS"):
-        Utmos(weights | {name: value[:1, ..., None]}, SMALL)
+        Utmos(weights | {name: value[:1, ..., None]}, TINY_SSL)
 
 
 def test_utmos_comes_from_the_hub(upstream, example, tmp_path, monkeypatch):
     torch.save(upstream[1], tmp_path / "utmos.ckpt")
-    monkeypatch.setattr(predicted_metrics, "Utmos", partial(Utmos, config=SMALL))
+    monkeypatch.setattr(predicted_metrics, "Utmos", partial(Utmos, config=TINY_SSL))
     metric_base._attempt.cache_clear()
     with StandInHub() as hub:
         hub.add("chaanks/UTMOS", {"utmos.ckpt": (tmp_path / "utmos.ckpt").read_bytes()})
         point_client_at(hub, monkeypatch, tmp_path / "home")
         found = METRICS["utmos"].measure(example)
     metric_base._attempt.cache_clear()
-    assert found == Utmos(upstream[1], SMALL).score(example.estimate)
+    assert found == Utmos(upstream[1], TINY_SSL).score(example.estimate)
 
 
 def test_utmos_without_a_network_is_a_reason(example, tmp_path, monkeypatch):
@@ -192,23 +186,23 @@ def test_singmos_equals_a_second_implementation(singing, speech, samples):
     with torch.no_grad():
         scores = head(encoder(wav).last_hidden_state)[0, :, 0]
     whole = [*scores.tolist(), *[float(scores[-1])] * (len(range(0, samples, 320)) - len(scores))]
-    assert SingMos(weights, SMALL).score(wav[0]) == pytest.approx(sum(whole) / len(whole), abs=1e-5)
+    assert SingMos(weights, TINY_SSL).score(wav[0]) == pytest.approx(sum(whole) / len(whole), abs=1e-5)
 
 
 def test_weights_that_are_not_singmos_are_refused(singing):
     with pytest.raises(CheckpointError, match="not the weights of SingMOS"):
-        SingMos({name: value for name, value in singing[2].items() if name != "linear.bias"}, SMALL)
+        SingMos({name: value for name, value in singing[2].items() if name != "linear.bias"}, TINY_SSL)
     with pytest.raises(CheckpointError, match="one wav2vec 2.0"):
-        SingMos({"linear.weight": torch.zeros(1, 32), "linear.bias": torch.zeros(1)}, SMALL)
+        SingMos({"linear.weight": torch.zeros(1, 32), "linear.bias": torch.zeros(1)}, TINY_SSL)
 
 
 def test_singmos_is_downloaded_once_and_kept(singing, example, tmp_path, monkeypatch):
     published = tmp_path / "published.pt"
     torch.save(singing[2], published)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
-    monkeypatch.setattr(predicted_metrics, "SingMos", partial(SingMos, config=SMALL))
+    monkeypatch.setattr(predicted_metrics, "SingMos", partial(SingMos, config=TINY_SSL))
     monkeypatch.setattr(predicted_metrics, "SINGMOS_URL", published.as_uri())
-    expected = SingMos(singing[2], SMALL).score(example.estimate)
+    expected = SingMos(singing[2], TINY_SSL).score(example.estimate)
     assert METRICS["singmos"].measure(example) == expected
     published.unlink()
     metric_base._attempt.cache_clear()

@@ -120,11 +120,41 @@ def test_splits_are_fair(facts, group, seed, per_label, held_out):
         )
 
 
+def test_no_label_loses_its_last_group_to_the_other_side():
+    tokens = torch.zeros(2, 1, dtype=torch.int64)
+    items = [
+        item(tokens, label=label, room=room)
+        for label, rooms in (("a", "12"), ("b", "23"), ("c", "31"))
+        for room in rooms
+    ]
+    for seed in range(6):
+        split = split_items(items, "label", group="room", seed=seed, held_out=0.5, per_label=9)
+        assert {one.labels["label"] for one, _ in split.train} == {"a", "b", "c"}
+        assert len({one.labels["room"] for one, _ in split.held_out}) == 1
+
+
 def test_chance_is_that_of_the_most_frequent_label():
     items = [item(torch.zeros(2, 1, dtype=torch.int64), label=label) for label in "aaaaaaaabbbb"]
     split = split_items(items, "label", group=None, seed=0, held_out=0.25, per_label=60)
     assert [number for _, number in split.held_out] == [0, 0, 1]
     assert split.chance == 2 / 3
+
+
+def test_an_empty_label_is_none_and_equal_texts_are_one_group():
+    tokens = torch.zeros(2, 1, dtype=torch.int64)
+    items = [item(tokens, label=label, room=room) for label in ("a", "b", "", None) for room in (1, "1", ["x"], "", 2)]
+    split = split_items(items, "label", group=None, seed=0, held_out=0.5, per_label=9)
+    assert split.names == ("a", "b")
+    split = split_items(items, "label", group="room", seed=0, held_out=0.5, per_label=9)
+    sides = [{str(one.labels["room"]) for one, _ in side} for side in (split.train, split.held_out)]
+    assert sides[0] | sides[1] == {"1", "['x']", "2"}
+    assert not sides[0] & sides[1]
+
+
+def test_an_item_without_frames_is_left_out():
+    items = telling_items(40)
+    empty = [item(torch.zeros(2, 0, dtype=torch.int64), **one.labels) for one in items[:20]]
+    assert probe([*items, *empty], "speaker", seeds=(0,), steps=5) == probe(items, "speaker", seeds=(0,), steps=5)
 
 
 def test_labels_are_found_in_paths():

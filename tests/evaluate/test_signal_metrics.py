@@ -62,6 +62,23 @@ def test_a_constant_offset_is_no_noise_to_si_snr(speech):
     assert si_snr(Example(wav, wav.double() + 0.1, 16000)) == math.inf
 
 
+@pytest.mark.parametrize("level", [1e-6, 1e-4])
+def test_a_faint_signal_beside_a_constant_is_measured_as_well_as_a_loud_one(level):
+    wav = noise(4000, 5)
+    wav = wav - wav.mean()
+    estimate = wav + orthogonal(wav, 6) / 10**0.5
+    assert si_snr(Example(0.9 + level * wav, 0.5 + level * estimate, 16000)) == pytest.approx(10, abs=1e-6)
+    assert si_snr(Example(0.9 + level * wav, 0.5 + level * wav, 16000)) == math.inf
+
+
+def test_a_single_click_may_be_as_soft_as_sound_can_be():
+    click = torch.zeros(2000, dtype=torch.float64)
+    click[1000] = 2e-7
+    estimate = click + orthogonal(click, 7)
+    loud = Example(click * 1e6, estimate * 1e6, 16000)
+    assert sdr(Example(click, estimate, 16000)) == pytest.approx(sdr(loud), abs=1e-6)
+
+
 @pytest.mark.parametrize(("delay", "expected"), [(511, math.inf), (512, 20 * math.log10(2))])
 def test_an_echo_within_512_taps_is_no_distortion_to_sdr(delay, expected):
     wav = torch.nn.functional.pad(noise(200_000, 4), (0, 600))  # so that nothing of the echo is cut off

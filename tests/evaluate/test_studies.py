@@ -1,6 +1,7 @@
 """What a report says of codes is what the studies of codes give."""
 
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -18,7 +19,7 @@ from audiotok.evaluate.rows import Row, Rows
 from audiotok.evaluate.studies import codes_of, study_codes, study_probes, study_robustness
 from audiotok.evaluate.token_lm import token_lm
 from audiotok.evaluate.work import Setting
-from audiotok.sources import open_source
+from audiotok.sources import Item, open_source
 
 
 @pytest.fixture
@@ -37,6 +38,15 @@ def rows(small, clips, tmp_path):
                 tokens = codes.tokens[0, : one.spec.num_codebooks].numpy() if one.spec else None
                 rows.add(one.key, [Row(item.id, seconds=wav.shape[1] / 16000, bits=1.0, tokens=tokens)])
         yield rows, facts, items, source
+
+
+@pytest.fixture
+def one_thread():
+    """Studies are made with one: sums depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_codes_come_back_as_they_were(rows, small):
@@ -84,6 +94,50 @@ def test_robustness_and_parity_are_of_the_widest(rows, small, tmp_path, monkeypa
     assert study_robustness(kept, setting, named[:2], items, False) == found
 
 
+def test_robustness_is_of_items_from_the_first_to_the_last(rows, tmp_path, monkeypatch):
+    kept, facts, _, source = rows
+    asked = []
+    monkeypatch.setattr(studies, "_robustness", lambda one, setting, items: asked.extend(items) or {"parity": []})
+    study_robustness(kept, Setting(source, (), 16000, "cpu", 0), facts, [Item(str(i), "") for i in range(19)], False)
+    assert [item.id for item in asked] == ["0", "1", "3", "5", "7", "9", "11", "13", "15", "17"]
+
+
+def test_items_that_are_too_short_for_it_are_a_reason(rows, tmp_path, monkeypatch):
+    kept, facts, items, _ = rows
+    monkeypatch.chdir(tmp_path)
+    short = open_source([{"path": item.place, "start": 0, "end": 0.03, "id": item.id} for item in items])
+    setting = Setting(short, ("./tok",), 16000, "cpu", 0)
+    for some in (list(short.items()), []):
+        found = study_robustness(kept, setting, [replace(facts[1], system="./tok")], some, False)
+        reason = {"./tok": {"reason": f"none of {len(some)} items is as long as two frames, 640 samples"}}
+        assert found == {"robustness": reason, "parity": reason}
+
+
+def test_a_codebook_too_large_for_the_coder_has_statistics(rows):
+    kept, facts, items, _ = rows
+    whole = study_codes(kept, facts, items, False)["codes"]["tok:3"]
+    large = replace(facts[1], spec=replace(facts[1].spec, codebook_sizes=(32, 2**21, 32)))
+    found = study_codes(kept, [large], items, False)["codes"]["tok:3"]
+    assert (found["adaptive_bps"], found["entropy_bps"]) == (None, whole["entropy_bps"])
+
+
+def test_an_item_that_could_be_coded_after_all_is_learnt_from(rows, monkeypatch):
+    kept, facts, items, _ = rows
+    lengths = []
+    monkeypatch.setattr(studies, "token_lm", lambda codes: lengths.append(len(codes)) or token_lm(codes, steps=1))
+    later = kept.row(facts[0].key, items[0].id)
+    with kept._transaction():
+        kept._base.execute("DELETE FROM rows WHERE system = ? AND item = ?", (facts[0].key, items[0].id))
+    kept.add(facts[0].key, [Row(items[0].id, not_coded="out of memory")])
+    for _ in range(2):
+        study_probes(kept, facts[:1], items, ["lm"], {}, False)
+    kept.add(facts[0].key, [later])
+    for _ in range(2):
+        study_probes(kept, facts[:1], items, ["lm"], {}, False)
+    assert lengths == [3, 4]
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_probes_learn_from_the_codes_of_each_tokenizer(rows, small, monkeypatch):
     kept, facts, items, source = rows
     quick = {"lm": partial(token_lm, steps=2, seeds=(0,)), "probe": partial(probe, steps=2, seeds=(0,))}

@@ -46,6 +46,7 @@ def add_to(commands: Commands) -> None:
     default = " ".join(name for name, metric in METRICS.items() if metric.default)
     parser.add_argument(
         "--metrics",
+        action="extend",
         nargs="+",
         choices=METRICS,
         metavar="NAME",
@@ -54,6 +55,7 @@ def add_to(commands: Commands) -> None:
     group = parser.add_argument_group("which items")
     group.add_argument(
         "--where",
+        action="extend",
         nargs="+",
         default=[],
         type=_pair,
@@ -72,6 +74,7 @@ def add_to(commands: Commands) -> None:
     group.add_argument("--no-robustness", action="store_true", help="not what changes codes, and no parity table")
     group.add_argument(
         "--probe",
+        action="extend",
         nargs="+",
         default=[],
         metavar="LABEL",
@@ -80,6 +83,7 @@ def add_to(commands: Commands) -> None:
     )
     group.add_argument(
         "--label",
+        action="extend",
         nargs="+",
         default=[],
         type=_pair,

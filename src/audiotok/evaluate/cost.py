@@ -93,7 +93,7 @@ def measure_cost(
     Raises:
         InputError: threads or runs below 1. Otherwise as `open_system` and `System.run`.
     """
-    threads = _cores() if threads is None else threads
+    threads = cores() if threads is None else threads
     system = open_system(text, device)
     one_core = speed(system, wav, sample_rate, threads=1, runs=runs)
     all_cores = speed(system, wav, sample_rate, threads=threads, runs=runs)
@@ -165,7 +165,7 @@ def count_macs(tokenizer: Tokenizer, wav: Tensor, sample_rate: int) -> Macs:
     It counts matrix products, convolutions and attention: the layers, the search for the nearest codebook entry, mel
     filters. It does not count what works on single samples (activations, normalisation, adding) nor Fourier transforms,
     so a tokenizer of log-mel frames looks cheaper than it is. The counter knows torch's own operators and not
-    oneDNN's nor those of fused attention, so these are switched off for the count; the work is the same.
+    those of oneDNN, cuDNN and fused attention, so these are switched off for the count; the work is the same.
 
     Args:
         tokenizer: on any device.
@@ -184,17 +184,19 @@ def count_macs(tokenizer: Tokenizer, wav: Tensor, sample_rate: int) -> Macs:
 
 def _macs(function: Callable[[], object]) -> int:
     counter = FlopCounterMode(display=False)
-    with _without_onednn(), sdpa_kernel(SDPBackend.MATH), counter:
+    with _without_libraries(), sdpa_kernel(SDPBackend.MATH), counter:
         function()
     return counter.get_total_flops() // 2  # which takes a multiplication and an addition for two
 
 
 @contextmanager
-def _without_onednn() -> Iterator[None]:
+def _without_libraries() -> Iterator[None]:
+    """Within, torch uses neither oneDNN nor cuDNN, which have operators of their own, for LSTMs for example."""
     before = torch.backends.mkldnn.enabled
     torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
-        yield
+        with torch.backends.cudnn.flags(enabled=False):
+            yield
     finally:
         torch.backends.mkldnn.enabled = before
 
@@ -212,7 +214,8 @@ def _seconds(system: System, wav: Tensor, sample_rate: int) -> tuple[float, floa
     return outcome.encode_seconds, outcome.decode_seconds
 
 
-def _cores() -> int:
+def cores() -> int:
+    """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,7 +1,7 @@
 """Times, memory and sizes of every system of a report: cost.md and cost.csv, the files that differ from run to run."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import AudiotokError
-from .cost import measure_cost
+from .cost import cores, measure_cost
 from .document import Section, Table, to_markdown
 from .report import SystemFacts, write_csv, write_text
 from .rows import Row, Rows
@@ -20,16 +20,16 @@ PAGE, TABLE = "cost.md", "cost.csv"
 _STUDY = "cost"
 _COLUMNS = {
     "encode_speed": "encode, times real time",
-    "decode_speed": "decode",
+    "decode_speed": "decode, times real time",
     "encode_speed_all_cores": "encode, {threads} threads",
-    "decode_speed_all_cores": "decode",
+    "decode_speed_all_cores": "decode, {threads} threads",
     "run_encode_speed": "encode, whole run",
-    "run_decode_speed": "decode",
+    "run_decode_speed": "decode, whole run",
     "encode_megabytes": "encode, MB",
-    "decode_megabytes": "decode",
+    "decode_megabytes": "decode, MB",
     "million_parameters": "parameters, M",
     "encode_giga_macs": "encode, GMAC/s",
-    "decode_giga_macs": "decode",
+    "decode_giga_macs": "decode, GMAC/s",
 }
 
 
@@ -54,9 +54,10 @@ class CostTable:
         head = ["system", *(title.format(threads=self.threads) for title in _COLUMNS.values())]
         rows = [[label, *(_shown(numbers[name]) for name in _COLUMNS)] for label, numbers in self.lines.values()]
         note = (
-            f"Medians over {self.clip} with one thread, and with {self.threads}; whole run: all items, each once, and "
-            "beside other processes where there were some. An anchor's times have the start of its programs in them. "
-            "Memory is what coding takes at its peak above the loaded tokenizer."
+            "Speeds are seconds of audio for each second of work, so that 20 is a real-time factor of 0.05: medians "
+            f"over {self.clip} with one thread, and with {self.threads}; whole run: all items, each once, and beside "
+            "other processes where there were some. An anchor's times have the start of its programs in them. Memory "
+            "is what coding takes at its peak above the loaded tokenizer."
         )
         failed = [[f"{system}: {reason}" for system, reason in self.reasons.items()]] if self.reasons else []
         return Section("Cost", [Table(head, rows), note, *failed])
@@ -77,22 +78,22 @@ def cost_table(
     progress: bool,
 ) -> CostTable:
     """Measures what is not in the rows yet, on a clip [1, T]."""
-    rate = setting.sample_rate
-    lines, reasons, threads = {}, {}, 1
+    rate, threads = setting.sample_rate, cores()
+    study = f"{_STUDY} {setting.device} {threads} {wav.shape[1]}"  # of another clip or device, it is another
+    lines, reasons = {}, {}
     for one in tqdm(systems, desc="cost", unit="system", disable=not progress, leave=False):
-        cost = rows.study(one.key, _STUDY)
+        cost = rows.study(one.key, study)
         if cost is None:
             try:
-                cost = asdict(measure_cost(one.system, wav, rate, device=setting.device))
-                rows.add_study(one.key, _STUDY, cost)
+                cost = asdict(measure_cost(one.system, wav, rate, device=setting.device, threads=threads))
+                rows.add_study(one.key, study, cost)
             except (AudiotokError, OSError, RuntimeError) as error:
                 reasons[one.system] = str(error)
-        threads = cost["threads"] if cost else threads
         lines[one.system] = one.label, _numbers(cost or {}, found[one.system].values())
     return CostTable(f"a clip of {wav.shape[1] / rate:.1f} s", threads, lines, reasons)
 
 
-def _numbers(cost: dict[str, Any], rows: Any) -> dict[str, float | None]:
+def _numbers(cost: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, float | None]:
     memory, macs = cost.get("memory") or {}, cost.get("macs") or {}
     one, several = cost.get("one_core") or {}, cost.get("all_cores") or {}
     parameters = cost.get("parameters")

@@ -76,7 +76,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _table_html(table: Table) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.head)
+    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in table.head)
     rows = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     return f'<div class="table"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>'
 

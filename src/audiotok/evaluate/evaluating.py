@@ -1,8 +1,10 @@
 """`evaluate`: tokenizers and classical codecs through the same audio and the same measures."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..sources import Item, Source, open_source
+from .arguments import check_numbers, check_probes, check_systems, metric_names
 from .choosing import choose, choose_examples
 from .cost_table import cost_table
 from .document import section_html
-from .metrics import METRICS
 from .page import Heard, write_page
 from .report import EvaluationReport, SystemFacts, save_report
 from .rows import Row, Rows
@@ -69,7 +71,8 @@ def evaluate(
         by: column of the source that groups items in the tables.
         sample_rate: at which audio is compared, in Hz; a system with another rate resamples at its own cost.
         num_examples: items to see and hear in report.html.
-        num_processes: that share the work, of one thread each; 1 works in this one.
+        num_processes: that share the work, of one thread each; 1 works in this one. With more, a script that calls this
+            needs `if __name__ == "__main__":` around it, since the processes import it.
         cost: whether to measure times, memory and sizes, some ten seconds for each system.
         robustness: whether to measure what changes codes, some ten seconds for each tokenizer.
         probes: what small models are to learn from tokens: columns of the source such as "speaker"; "language/speaker",
@@ -84,21 +87,30 @@ def evaluate(
 
     Raises:
         InputError: an unknown metric, an argument out of range, nothing to evaluate, or a folder of another source.
-        UnknownTokenizerError, CheckpointError, HubError, MissingDependencyError: a system cannot be opened.
-        AudiotokError: a process was killed.
+        CheckpointError, HubError, PluginError, MissingDependencyError: a system cannot be opened; CheckpointError, too,
+            where rows.sqlite is broken. OSError: the folder cannot be written. AudiotokError: a process was killed.
 
     Example:
         report = evaluate(["default", "default:4", "opus:6"], "corpus/test.jsonl", "report", where={"domain": "speech"})
         print(report.markdown())
     """
-    names = _checked(systems, metrics, limit, longer_than, sample_rate, num_processes)
+    check_systems(systems)
+    names = metric_names(metrics)
+    check_numbers(
+        longer_than=longer_than,
+        num_examples=num_examples,
+        limit=limit,
+        sample_rate=sample_rate,
+        num_processes=num_processes,
+    )
+    check_probes(probes, labels or {})
     opened = open_source(source)
     items = choose(opened, where or {}, longer_than=longer_than, limit=limit, seed=seed)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     with closing(Rows(folder)) as rows:
         _begin(rows, opened, sample_rate, seed, resume)
-        facts = [_facts_of(text, device) for text in systems]
+        facts = _told_apart([_facts_of(text, device) for text in systems])
         setting = Setting(opened, tuple(systems), sample_rate, device, seed)
         examples = choose_examples(items, by, num_examples, seed)
         tasks = _plan(rows, facts, items, names, {item.id for item in examples})
@@ -131,32 +143,6 @@ def evaluate(
         return report
 
 
-def _checked(
-    systems: Sequence[str],
-    metrics: Sequence[str] | None,
-    limit: int | None,
-    longer_than: float,
-    sample_rate: int,
-    num_processes: int,
-) -> list[str]:
-    """Names of the metrics, in the order of tables."""
-    if isinstance(systems, str) or not systems:
-        raise InputError(f'wanted a list of systems such as ["default", "opus:6"], not {systems!r}')
-    doubled = sorted({text for text in systems if list(systems).count(text) > 1})
-    if doubled:
-        raise InputError(f"{doubled[0]} is named twice: name each system once")
-    wanted = [name for name, metric in METRICS.items() if metric.default] if metrics is None else list(metrics)
-    unknown = [name for name in wanted if name not in METRICS]
-    if unknown:
-        raise InputError(f"there is no metric {', '.join(unknown)}: choose of {', '.join(METRICS)}")
-    for name, value in (("limit", limit), ("sample_rate", sample_rate), ("num_processes", num_processes)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
-    if not longer_than >= 0:
-        raise InputError(f"longer_than must be seconds from 0, not {longer_than}")
-    return [name for name in METRICS if name in wanted]
-
-
 def _begin(rows: Rows, source: Source, sample_rate: int, seed: int, resume: bool) -> None:
     """Writes down what rows depend on beside systems and items, or checks that it is the same."""
     wanted = {"source": source.identity(), "sample_rate": sample_rate, "seed": seed}
@@ -177,6 +163,12 @@ def _facts_of(text: str, device: str) -> SystemFacts:
     return SystemFacts(text, system.label, system.tokenizer.fingerprint, system.tokenizer.spec)
 
 
+def _told_apart(systems: Sequence[SystemFacts]) -> list[SystemFacts]:
+    """With what the user wrote behind a label that others have, too: ./a/run and ./b/run are both "run"."""
+    counts = Counter(one.label for one in systems)
+    return [one if counts[one.label] == 1 else replace(one, label=f"{one.label} ({one.system})") for one in systems]
+
+
 def _plan(
     rows: Rows, systems: Sequence[SystemFacts], items: Sequence[Item], metrics: Sequence[str], examples: set[str]
 ) -> list[Task]:
@@ -189,7 +181,7 @@ def _plan(
             row = done.get(item.id)
             lacking = tuple(name for name in metrics if row is None or name not in row.values)
             keep = item.id in examples and item.id not in heard
-            if lacking or keep or row is None or not row.seconds:
+            if lacking or keep or row is None or row.unreadable or row.not_coded:
                 todo.append(Todo(item, lacking, keep))
         tasks += [Task(number, tuple(todo[i : i + _ITEMS_TOGETHER])) for i in range(0, len(todo), _ITEMS_TOGETHER)]
     return tasks
@@ -245,5 +237,8 @@ def _settings(
 
 
 def _unreadable(items: Sequence[Item], found: Mapping[str, Mapping[str, Row]]) -> dict[str, str]:
-    reasons = {item.id: next((rows[item.id].unreadable for rows in found.values()), "") for item in items}
-    return {name: reason for name, reason in reasons.items() if reason}
+    """Reasons by item. One that could not be read for a single system compares none of them."""
+    reasons = {
+        item.id: [row.unreadable for rows in found.values() if (row := rows[item.id]).unreadable] for item in items
+    }
+    return {name: some[0] for name, some in reasons.items() if some}

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import CheckpointError
 from .metric_base import Example, Metric, MetricError, from_network, optional, require_seconds, require_sound
 
 RATE = 16000
@@ -106,7 +107,9 @@ def speaker_similarity(example: Example) -> float:
 def _load_speaker_model(repository: str) -> tuple[Any, Any]:
     from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
-    model = AutoModelForAudioXVector.from_pretrained(repository)
+    model, found = AutoModelForAudioXVector.from_pretrained(repository, output_loading_info=True)
+    if found["missing_keys"]:  # which transformers fills with random numbers
+        raise CheckpointError(f"it lacks {', '.join(sorted(found['missing_keys'])[:3])}")
     return AutoFeatureExtractor.from_pretrained(repository), model.eval()
 
 

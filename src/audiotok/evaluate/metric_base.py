@@ -7,11 +7,14 @@ from functools import lru_cache
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import audio
-from ..errors import AudiotokError, CheckpointError, InputError, MissingDependencyError, hub_client_errors
+from ..errors import AudiotokError, InputError, MissingDependencyError, hub_client_errors
 
+#: How code that is not ours fails, beside its own errors of these kinds.
+FAILURES = (AudiotokError, ArithmeticError, ImportError, LookupError, MemoryError, OSError, RuntimeError, ValueError)
 _SILENCE = 1e-7  # -140 dB of full scale: what is left of a constant signal whose mean was taken away, in float32
 _Found = TypeVar("_Found")
 
@@ -20,7 +23,7 @@ class MetricError(AudiotokError):
     """A metric cannot be computed of these signals: the message is the reason."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Example:
     """A signal as it was, and as it came out of a system.
 
@@ -35,7 +38,7 @@ class Example:
     estimate: Tensor
     sample_rate: int
     labels: Mapping[str, Any] = field(default_factory=dict)
-    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def at(self, sample_rate: int) -> tuple[Tensor, Tensor]:
         """Reference and estimate [T'] float32, T' = round(T · sample_rate / self.sample_rate), on the CPU."""
@@ -85,7 +88,7 @@ class Metric:
         """The number; infinite where that is its value.
 
         Raises:
-            MetricError: it cannot be computed of these signals, and why.
+            MetricError: it cannot be computed of these signals, and why; or its package failed on them.
             MissingDependencyError: its package is not installed.
             InputError: the two signals are not [T] of one length.
         """
@@ -97,7 +100,12 @@ class Metric:
         for name, wav in (("reference", reference), ("estimate", estimate)):
             if not wav.isfinite().all():
                 raise MetricError(f"the {name} holds NaN or infinite samples")
-        value = self.formula(example)
+        try:
+            value = float(self.formula(example))
+        except (MetricError, MissingDependencyError):
+            raise
+        except FAILURES as error:
+            raise MetricError(f"{self.label} failed with {type(error).__name__}: {error}") from error
         if value != value:
             raise MetricError(f"{self.label} came out as not a number")
         return value
@@ -145,7 +153,7 @@ class _Unavailable:
 
 @lru_cache(maxsize=16)
 def _attempt(load: Callable[[str], Any], place: str) -> Any:
-    failures: tuple[type[Exception], ...] = (CheckpointError, *hub_client_errors())
+    failures: tuple[type[Exception], ...] = (*FAILURES, *hub_client_errors(), SafetensorError)
     try:
         return load(place)
     except failures as error:
@@ -153,11 +161,16 @@ def _attempt(load: Callable[[str], Any], place: str) -> Any:
 
 
 @contextlib.contextmanager
-def seeded_numpy() -> Iterator[None]:
-    """Within, NumPy's global generator, which some packages draw from, begins at seed 0; after, it is as before."""
+def repeatable_numpy() -> Iterator[None]:
+    """Within, packages that compute with NumPy repeat themselves to the last bit: its global generator, which some of
+    them draw from, begins at seed 0, and its matrix products take one thread, since their sums depend on how many there
+    are. After, both are as before."""
+    with optional("this metric", "threadpoolctl"):
+        from threadpoolctl import threadpool_limits
     before = np.random.get_state()  # noqa: NPY002 - theirs is the legacy generator
     np.random.seed(0)  # noqa: NPY002
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         np.random.set_state(before)  # noqa: NPY002

@@ -16,6 +16,7 @@ from .report import EvaluationReport, widest, write_text
 from .study_sections import usage_panels
 
 HTML = "report.html"
+_AXES = "<p>Spectrograms are of kHz over seconds; the brightest colour is the loudest point of the first one.</p>"
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2430; margin: 2em auto; max-width: 1180px; padding: 0 1em; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.2em; margin-top: 2em; } h3 { font-size: 1em; margin-bottom: 0.3em; }
@@ -54,29 +55,23 @@ def write_page(folder: Path, report: EvaluationReport, heard: Sequence[Heard], m
     summary, *rest = report.sections()
     groups, rest = rest[: len(report.groups)], rest[len(report.groups) :]
     try:
-        anchors = {one.system for one in report.systems if not one.fingerprint}
-        plots = [
-            image_html(
-                rate_figure([line for line in report.lines if line.group == group], anchors, report.metrics),
-                f"rate against quality, {group}",
-            )
-            for group in report.groups
-        ]
+        plots = [_plot(report, group) for group in report.groups]
         rows = [_row(one, _spectrograms(one)) for one in heard]
         usage = _usage(report)
-        note = ""
+        note, axes = "", _AXES
     except MissingDependencyError as error:
         plots = [""] * len(groups)
         rows = [_row(one, [""] * len(one.labels)) for one in heard]
-        usage = []
-        note = f"<p>There are no pictures: {html.escape(str(error))}</p>"
-    listen = f"<section><h2>Seen and heard</h2>{''.join(rows)}</section>" if heard else ""
+        usage = ""
+        note, axes = f"<p>There are no pictures: {html.escape(str(error))}</p>", ""
+    listen = f"<section><h2>Seen and heard</h2>\n{axes}\n{''.join(rows)}</section>" if heard else ""
     parts = [note, section_html(summary)]
     parts += [section_html(section, plot) for section, plot in zip(groups, plots, strict=True)]
-    parts += [listen, *(section_html(section) for section in rest), *usage, *more]
+    parts += [listen, usage, *(section_html(section) for section in rest), *more]
     title = html.escape(report.title)
     body = "\n".join([f"<h1>{title}</h1>", *filter(None, parts)])
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+    head += f"<style>{_STYLE}</style>"
     write_text(folder / HTML, f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n')
 
 
@@ -86,22 +81,29 @@ def image_html(picture: bytes, alternative: str) -> str:
     return f'<img alt="{html.escape(alternative)}" src="{_data(kind, picture)}">'
 
 
-def _usage(report: EvaluationReport) -> list[str]:
+def _plot(report: EvaluationReport, group: str) -> str:
+    lines = [line for line in report.lines if line.group == group]
+    picture = rate_figure(lines, {one.system: one.fingerprint for one in report.systems}, report.metrics)
+    return image_html(picture, f"rate against quality, {group}: the numbers are in the table above") if picture else ""
+
+
+def _usage(report: EvaluationReport) -> str:
     """A picture for each tokenizer, of those with several numbers of codebooks the one with the most."""
     found, title = report.studies.get("codes", {}), "How often each entry occurs"
-    return [
-        f"<section><h3>{html.escape(one.label)}</h3>"
+    pictures = [
+        f"<h3>{html.escape(one.label)}</h3>\n"
         + image_html(png(usage_figure(usage_panels(found[one.system]), title)), f"{title}, {one.label}")
-        + "</section>"
         for one in widest(report.systems)
         if "counts" in found.get(one.system, {})
     ]
+    return "\n".join([f"<section><h2>{title}</h2>", *pictures, "</section>"]) if pictures else ""
 
 
 def _row(heard: Heard, pictures: Sequence[str]) -> str:
     figures = [
         f"<figure><figcaption>{html.escape(label)}</figcaption>{picture}"
-        f'<audio controls preload="none" src="{_data("audio/flac", flac)}"></audio></figure>'
+        f'<audio controls preload="none" aria-label="{html.escape(label)}" src="{_data("audio/flac", flac)}"></audio>'
+        "</figure>"
         for label, flac, picture in zip(heard.labels, heard.flacs, pictures, strict=True)
     ]
     return f'<h3>{html.escape(heard.item)}</h3>\n<div class="row">\n' + "\n".join(figures) + "\n</div>\n"

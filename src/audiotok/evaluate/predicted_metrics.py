@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from ..hub import download
-from .metric_base import Example, Metric, from_network, optional, require_seconds, require_sound, seeded_numpy
+from .metric_base import Example, Metric, from_network, optional, repeatable_numpy, require_seconds, require_sound
 from .opinion_networks import SingMos, Utmos, read_weights
 
 RATE = 16000
@@ -45,7 +45,9 @@ def dnsmos_ovrl(example: Example) -> float:
 
 def _dnsmos(example: Example) -> dict[str, float]:
     samples = _samples(example)
-    return example.once("dnsmos", lambda: {name: float(value) for name, value in _dnsmos_model()(samples).items()})
+    model = _dnsmos_model()
+    with repeatable_numpy():
+        return example.once("dnsmos", lambda: {name: float(value) for name, value in model(samples).items()})
 
 
 def plcmos(example: Example) -> float:
@@ -56,8 +58,9 @@ def plcmos(example: Example) -> float:
         MetricError: the estimate is silent, or shorter than 0.25 s.
     """
     samples = _samples(example)
-    with seeded_numpy():
-        return float(_plcmos_model()(samples))
+    model = _plcmos_model()
+    with repeatable_numpy():
+        return float(model(samples))
 
 
 def utmos(example: Example) -> float:

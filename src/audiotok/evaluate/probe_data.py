@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ class LabelledCodes:
 
     Attributes:
         codes: one row.
-        labels: its columns in the manifest: "speaker", "language", ...; None where one is not known.
+        labels: its columns in the manifest: "speaker", "language", ...; None or empty where one is not known.
     """
 
     codes: Codes
@@ -57,7 +57,7 @@ def split_items(
     the last training item from no label, until every label that can have one has a group held out.
 
     Args:
-        items: those without the label, or without the group, are left out.
+        items: those without the label, the group or a single frame are left out.
         label: the column to be told.
         group: a column whose values are not to be on both sides, such as "speaker" for languages; or None.
         seed: of everything random.
@@ -69,11 +69,14 @@ def split_items(
     """
     generator = torch.Generator().manual_seed(seed)
     needed = [label] if group is None else [label, group]
-    known = [item for item in items if all(item.labels.get(name) is not None for name in needed)]
+    known = [item for item in items if item.codes.tokens.shape[2] and all(_text(item, name) for name in needed)]
     by_label: dict[str, list[LabelledCodes]] = defaultdict(list)
     for i in torch.randperm(len(known), generator=generator).tolist():
-        by_label[str(known[i].labels[label])].append(known[i])
-    kinds = {name: {_group(item, group, i) for i, item in enumerate(found)} for name, found in by_label.items()}
+        by_label[_text(known[i], label)].append(known[i])
+    kinds = {
+        name: {_text(item, group) if group else str(i) for i, item in enumerate(found)}
+        for name, found in by_label.items()
+    }
     names = sorted(name for name, groups in kinds.items() if len(groups) > 1)
     if len(names) < 2:
         wanted = f"two values of {group!r}" if group else "two items"
@@ -83,7 +86,7 @@ def split_items(
     for number, name in enumerate(names):
         found = by_label[name]
         if group:
-            sides = [[item for item in found if (item.labels[group] in away) == out] for out in (False, True)]
+            sides = [[item for item in found if (_text(item, group) in away) == out] for out in (False, True)]
             sides = [side[:per_label] for side in sides]
         else:
             found = found[:per_label]
@@ -94,15 +97,16 @@ def split_items(
     return Split(tuple(names), tuple(train), tuple(kept))
 
 
-def _group(item: LabelledCodes, group: str | None, index: int) -> Hashable:
-    value: Hashable = index if group is None else item.labels[group]
-    return value
+def _text(item: LabelledCodes, name: str) -> str:
+    """Of a label; empty where it is not known."""
+    value = item.labels.get(name)
+    return "" if value is None else str(value)
 
 
-def _groups_held_out(kinds: Sequence[set[Hashable]], generator: torch.Generator) -> set[Hashable]:
+def _groups_held_out(kinds: Sequence[set[str]], generator: torch.Generator) -> set[str]:
     """Groups to hold out, given those of each label, as `split_items` says."""
-    groups = sorted({group for one in kinds for group in one}, key=str)
-    away: set[Hashable] = set()
+    groups = sorted({group for one in kinds for group in one})
+    away: set[str] = set()
     for i in torch.randperm(len(groups), generator=generator).tolist():
         members = [one for one in kinds if groups[i] in one]
         if all(one - away != {groups[i]} for one in members) and any(not one & away for one in members):

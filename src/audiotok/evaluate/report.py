@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import write_json
+from ..errors import InputError
 from ..files import atomic_write
 from ..sources import Item
 from ..spec import Spec
@@ -79,9 +80,15 @@ class EvaluationReport:
         return found
 
     def cell(self, system: str, metric: str, group: str) -> Cell:
-        """Mean and counts of a metric in a system and group."""
-        found = [line for line in self.lines if (line.system, line.group) == (system, group)]
-        return found[0].cells[metric]
+        """Mean and counts of a metric in a system and group. Raises `InputError` where there is no such cell."""
+        for line in self.lines:
+            if (line.system, line.group) == (system, group) and metric in line.cells:
+                return line.cells[metric]
+        systems = ", ".join(one.system for one in self.systems)
+        raise InputError(
+            f"the report has no {metric} of {system} on {group}: it has {', '.join(self.metrics)} of {systems} on "
+            f"{', '.join(self.groups)}"
+        )
 
     @property
     def groups(self) -> list[str]:
@@ -169,19 +176,24 @@ def _failed(report: EvaluationReport) -> list[Section]:
     sections = []
     if report.reasons:
         same: dict[tuple[str, str, int, str], list[str]] = {}
-        for one in report.reasons:
+        for one in sorted(report.reasons, key=lambda one: -one.count):
             same.setdefault((one.metric, one.reason, one.count, one.example), []).append(one.system)
         lines = [
             f"{METRICS[metric].label if metric else 'coding'} of {', '.join(systems)}: {count} of {report.items} "
             f"items, such as {example}: {reason}"
             for (metric, reason, count, example), systems in same.items()
         ]
-        sections.append(Section("What failed", [lines]))
+        sections.append(Section("What failed", [_beginning(lines)]))
     if report.unreadable:
         lines = [reason if name in reason else f"{name}: {reason}" for name, reason in report.unreadable.items()]
-        more = [f"... {RESULTS_JSON} has all {len(lines)}"] if len(lines) > _MOST_LISTED else []
-        sections.append(Section("What could not be read", [lines[:_MOST_LISTED] + more]))
+        sections.append(Section("What could not be read", [_beginning(lines)]))
     return sections
+
+
+def _beginning(lines: list[str]) -> list[str]:
+    """Of a long list, as much as somebody may read."""
+    more = [f"... {RESULTS_JSON} has all {len(lines)}"] if len(lines) > _MOST_LISTED else []
+    return lines[:_MOST_LISTED] + more
 
 
 def _result_rows(report: EvaluationReport) -> Iterable[list[Any]]:

@@ -62,12 +62,15 @@ class Rows:
 
     Raises:
         InputError: another process has it. CheckpointError: the file is of another kind, or broken.
-        OSError: it cannot be written.
+        OSError: it cannot be opened or written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
-        self._base = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+        try:
+            self._base = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"cannot open {self.path}: {error}") from error
         try:
             self._base.execute("PRAGMA locking_mode = EXCLUSIVE")
             with self._transaction():
@@ -149,12 +152,14 @@ class Rows:
 
 
 def _merged(old: Row | None, new: Row) -> Row:
-    """Both rows' values; all else is the new one's, unless only the old one was coded."""
+    """Both rows' values; all else is the new one's. Where only the old one was coded, what it has stays, beside the
+    reason why the new one was not."""
     if old is None:
         return new
     values = old.values | new.values
     reasons = {name: reason for name, reason in (old.reasons | new.reasons).items() if name not in values}
-    latest = old if old.seconds and not new.seconds else new
+    failed = old.seconds and not new.seconds
+    latest = replace(old, unreadable=new.unreadable, not_coded=new.not_coded) if failed else new
     tokens = old.tokens if latest.tokens is None else latest.tokens
     return replace(latest, values=values, reasons=reasons, tokens=tokens, flac=latest.flac or old.flac)
 

@@ -39,8 +39,9 @@ def si_snr(example: Example) -> float:
     require_sound(reference=reference, estimate=estimate)
     with optional("SI-SNR", "torchmetrics"):
         from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
-    # To unit norm: the package adds a constant to both energies.
-    return _ratio(scale_invariant_signal_noise_ratio(estimate / estimate.norm(), reference / reference.norm()))
+    # The package adds a constant to both energies, which must be small beside what is left without the means.
+    reference, estimate = _unit(reference - reference.mean()), _unit(estimate - estimate.mean())
+    return _ratio(scale_invariant_signal_noise_ratio(estimate, reference))
 
 
 def sdr(example: Example) -> float:
@@ -61,11 +62,18 @@ def _sdr(example: Example) -> float:
     require_sound(reference=reference, estimate=estimate)
     with optional("SDR", "torchmetrics"):
         from torchmetrics.functional.audio import signal_distortion_ratio
-    return _ratio(signal_distortion_ratio(estimate, reference, filter_length=FILTER_TAPS, load_diag=_LOADING))
+    # The package makes the norms 1, too, but not those below 1e-6.
+    found = signal_distortion_ratio(_unit(estimate), _unit(reference), filter_length=FILTER_TAPS, load_diag=_LOADING)
+    return _ratio(found)
 
 
 def _doubles(example: Example) -> tuple[Tensor, Tensor]:
     return example.reference.detach().cpu().double(), example.estimate.detach().cpu().double()
+
+
+def _unit(wav: Tensor) -> Tensor:
+    scaled: Tensor = wav / wav.norm()
+    return scaled
 
 
 def _ratio(decibels: Tensor) -> float:

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from ..codes import Codes
-from ..errors import AudiotokError, MissingDependencyError
+from ..errors import AudiotokError, InputError, MissingDependencyError
 from ..sources import Item
 from ..sources.base import digest
 from .code_statistics import CodeStatistics
@@ -48,8 +48,9 @@ def study_robustness(
 ) -> Studies:
     """Under "robustness" and "parity": what `code_changes` and `parity_rows` give of the beginning of some items, for
     each tokenizer once, with the most of its codebooks that are evaluated."""
-    some = items[:: max(1, len(items) // _CHANGED_ITEMS)][:_CHANGED_ITEMS]
-    name = f"robustness {digest(item.id for item in some)}"
+    count = min(len(items), _CHANGED_ITEMS)
+    some = [items[i * len(items) // count] for i in range(count)]  # from the first to the last domain
+    name = f"robustness {setting.device} {digest(item.id for item in some)}"
     found = {}
     for one in _bar(widest(systems), "robustness", progress):
         found[one.system] = _kept(rows, one, name, partial(_robustness, one, setting, some))
@@ -76,13 +77,15 @@ def study_probes(
         labels: by name, regular expressions with which `with_label` takes further columns from the path.
         progress: whether to show bars, here and above.
     """
-    ids = digest([*(item.id for item in items), *(f"{name}={pattern}" for name, pattern in labels.items())])
-    studies: Studies = {}
-    for name in probes:
-        studies[f"probe {name}"] = {
-            one.system: _kept(rows, one, f"probe {name} {ids}", partial(_probed, rows, one, items, name, labels))
-            for one in _bar([one for one in systems if one.spec], f"probe {name}", progress)
-        }
+    patterns = [f"{name}={pattern}" for name, pattern in labels.items()]
+    studies: Studies = {f"probe {name}": {} for name in probes}
+    for one in _bar([one for one in systems if one.spec], "probes", progress) if probes else ():
+        done = rows.of(one.key)
+        coded = [item for item in items if item.id in done and done[item.id].seconds]
+        facts = digest([*(item.id for item in coded), *patterns])
+        for name in probes:
+            work = partial(_probed, rows, one, coded, name, labels)
+            studies[f"probe {name}"][one.system] = _kept(rows, one, f"probe {name} {facts}", work)
     return studies
 
 
@@ -102,7 +105,7 @@ def _bar(systems: Sequence[SystemFacts], name: str, progress: bool) -> Iterable[
 def _summary(statistics: CodeStatistics) -> dict[str, Any]:
     try:
         summary = statistics.summary()
-    except MissingDependencyError:  # constriction: what needs none is still worth having
+    except (MissingDependencyError, InputError):  # constriction, or a large codebook: the rest is still worth having
         summary = statistics.summary(adaptive=False)
     return {**summary.to_dict(), "counts": statistics.to_dict()["counts"]}
 
@@ -114,6 +117,8 @@ def _robustness(system: SystemFacts, setting: Setting, items: Sequence[Item]) ->
     longest = round(_CHANGED_SECONDS * spec.sample_rate)
     wavs = {item.id: setting.source.read(item, spec.sample_rate, spec.channels)[:, :longest] for item in items}
     wavs = {name: wav for name, wav in wavs.items() if wav.shape[1] >= 2 * spec.hop_length}
+    if not wavs:
+        raise InputError(f"none of {len(items)} items is as long as two frames, {2 * spec.hop_length} samples")
     changes = merge_changes(code_changes(tokenizer, wav, key=name) for name, wav in wavs.items())
     short = round(_PARITY_SECONDS * spec.sample_rate)
     parity = parity_rows(tokenizer, [wav[:, :short] for wav in list(wavs.values())[:_PARITY_ITEMS]])

@@ -53,8 +53,10 @@ def _codes(found: Mapping[str, Any], labels: Mapping[str, str]) -> Section | Non
     ]
     note = (
         "Over all items together. The entropy is that of single tokens; the adaptive coder of audiotok compress learns "
-        "as it goes, so more audio needs fewer bits. Where there are not many more frames than entries, both are too "
-        "low, and entries seem unused."
+        "as it goes, so more audio needs fewer bits. Where there are not many more frames than entries, entropy and "
+        "perplexity are too low, and entries seem unused."
+        + f" Of more than {_MOST_WIDE} codebooks, the first and the range."
+        * any(map(_is_long, good.values()))
     )
     return Section("Codes", [Table(head, rows), note, *_why(reasons)])
 
@@ -105,7 +107,7 @@ def _probes(found: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -
         columns.append({system: _probe(one) for system, one in good.items()})
         chance = next((one for one in good.values() if "chance" in one), None)
         if chance:
-            chances.append(f"{label} {100 * chance['chance']:.1f} % of {chance['classes']}")
+            chances.append(f"{label} {100 * chance['chance']:.1f} % of {chance['classes']} classes")
     rows = [[labels[system], *(column.get(system, "—") for column in columns)] for system in systems]
     note = "Small classifiers, and a small causal transformer, on tokens; mean and standard deviation over seeds."
     note += " Behind a slash, what is kept on one side: all in training, or all held out." * any(
@@ -131,6 +133,10 @@ def _why(reasons: Mapping[str, str]) -> list[list[str]]:
     return [[f"{name}: {reason}" for name, reason in reasons.items()]] if reasons else []
 
 
+def _is_long(codes: Mapping[str, Any]) -> bool:
+    return len(codes["codebooks"]) > _MOST_WIDE
+
+
 def _kbps(bps: float | None) -> str:
     return "—" if bps is None else f"{bps / 1000:.3g}"
 
@@ -138,8 +144,13 @@ def _kbps(bps: float | None) -> str:
 def _listed(values: Sequence[float]) -> str:
     """Each of a few; of many the first, and the range."""
     if len(values) <= _MOST_WIDE:
-        return " ".join(f"{value:.0f}" for value in values)
-    return f"{values[0]:.0f}, {min(values):.0f} to {max(values):.0f}"
+        return " ".join(map(_short, values))
+    return f"{_short(values[0])}, {_short(min(values))} to {_short(max(values))}"
+
+
+def _short(value: float) -> str:
+    """Two digits that count, or whole numbers."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _changed(one: Mapping[str, Any] | None) -> str:

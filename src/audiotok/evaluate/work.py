@@ -4,11 +4,11 @@ import contextlib
 import io
 import os
 import zlib
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import get_context
 
 import torch
@@ -18,13 +18,13 @@ from .. import audio
 from ..errors import AudiotokError, InputError
 from ..sources import Item, Source
 from ..workers import live_with
-from .metrics import METRICS, Example
+from .metric_base import FAILURES
+from .metrics import Example, measure
 from .rows import Row
-from .systems import System, open_system
+from .systems import System, TokenizerSystem, open_system, size_in_bits
 
 EXAMPLE_SECONDS = 5.0  # of an item to listen to
 _AHEAD = 3  # tasks for each process
-_ERRORS = (AudiotokError, OSError, MemoryError, RuntimeError)  # RuntimeError: torch, for example out of memory
 
 
 @dataclass(frozen=True)
@@ -76,22 +76,24 @@ class Worker:
             wav = self.setting.source.read(item, rate, 1)
             if wav.shape[1] == 0:
                 raise InputError(f"{item.id} holds no samples")
-        except _ERRORS as error:
+        except FAILURES as error:
             return Row(item.id, unreadable=_reason(error))
         try:
             with _seeded(self.setting.seed, item.id):
+                if isinstance(system, TokenizerSystem) and not system.tokenizer.spec.decodable:
+                    return _encoded(system, wav, rate, todo)
                 outcome = system.run(wav, rate)
-        except _ERRORS as error:
+        except FAILURES as error:
             return Row(item.id, not_coded=_reason(error))
-        values, reasons = _measured(Example(wav[0], outcome.wav[0], rate, item.columns), todo.metrics)
+        found = measure(todo.metrics, Example(wav[0], outcome.wav[0], rate, item.columns))
         return Row(
             item.id,
             seconds=wav.shape[1] / rate,
             bits=float(outcome.bits),
             encode_seconds=outcome.encode_seconds,
             decode_seconds=outcome.decode_seconds,
-            values=values,
-            reasons=reasons,
+            values={name: value for name, value in found.items() if not isinstance(value, str)},
+            reasons={name: " ".join(value.split()) for name, value in found.items() if isinstance(value, str)},
             tokens=None if outcome.codes is None else outcome.codes.tokens[0].cpu().numpy(),
             flac=flac_of(outcome.wav, rate) if todo.keep_audio else None,
         )
@@ -128,7 +130,7 @@ def run_tasks(setting: Setting, tasks: Sequence[Task], num_processes: int) -> Ge
         except BrokenProcessPool as error:
             raise AudiotokError(
                 "a process of the evaluation was killed, for lack of memory or by hand: what was finished is kept, run "
-                "again to go on"
+                "again to go on. In a script of your own, evaluate() must be called under if __name__ == '__main__':"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -141,17 +143,18 @@ def flac_of(wav: Tensor, sample_rate: int) -> bytes:
     return data.getvalue()
 
 
-def _measured(example: Example, metrics: Iterable[str]) -> tuple[dict[str, float], dict[str, str]]:
-    values, reasons = {}, {}
-    for name in metrics:
-        try:
-            value = float(METRICS[name].measure(example))
-            if value != value:
-                raise AudiotokError("it is not a number")
-            values[name] = value
-        except _ERRORS as error:
-            reasons[name] = _reason(error)
-    return values, reasons
+def _encoded(system: TokenizerSystem, wav: Tensor, rate: int, todo: Todo) -> Row:
+    """What there is of a tokenizer that only encodes: its codes."""
+    codes, seconds = system.encode(wav, rate)
+    reason = f"{system.tokenizer.spec.name} only encodes: there is no audio of it to compare"
+    return Row(
+        todo.item.id,
+        seconds=wav.shape[1] / rate,
+        bits=size_in_bits(codes),
+        encode_seconds=seconds,
+        reasons=dict.fromkeys(todo.metrics, reason),
+        tokens=codes.tokens[0].cpu().numpy(),
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -172,14 +175,14 @@ _worker: Worker | None = None  # of this process, where it is one of the pool's
 
 
 def _in_pool(pool: ProcessPoolExecutor, tasks: Sequence[Task], ahead: int) -> Iterator[tuple[Task, list[Row]]]:
-    waiting: deque[tuple[Task, Future[list[Row]]]] = deque()
-    for task in tasks:
-        waiting.append((task, pool.submit(_work, task)))
-        if len(waiting) >= ahead:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    for first, future in waiting:
-        yield first, future.result()
+    left = iter(tasks)
+    waiting: dict[Future[list[Row]], Task] = {}
+    while True:
+        waiting |= {pool.submit(_work, task): task for task in islice(left, ahead - len(waiting))}
+        if not waiting:
+            return
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            yield waiting.pop(future), future.result()
 
 
 def _start(setting: Setting, parent: int) -> None:
