@@ -72,7 +72,11 @@ def hubert(folder: Path) -> tuple[audiotok.Tokenizer, Any]:
     return audiotok.fit_kmeans(speech, features=folder, layers=[6], k=200, engine="torch", progress=False), model
 
 
-MODELS = {"logmel-16khz": lambda _: (audiotok.load(), None), "encodec-24khz": encodec, "hubert-base-layer6": hubert}
+MODELS = {
+    "logmel-16khz": lambda _: (audiotok.load("logmel-16khz"), None),
+    "encodec-24khz": encodec,
+    "hubert-base-layer6": hubert,
+}
 
 
 def tokenized(tokenizer: audiotok.Tokenizer, files: list[Path], workers: int) -> tuple[float, Any, dict[str, Tensor]]:
@@ -113,7 +117,8 @@ def rate(args: argparse.Namespace) -> None:
 _CHILD = """
 import sys, json, resource, time, audiotok
 started = time.perf_counter()
-report = audiotok.tokenize_dataset(audiotok.load(), sys.argv[1], sys.argv[2], num_workers=1, progress=False)
+tok = audiotok.load("logmel-16khz")
+report = audiotok.tokenize_dataset(tok, sys.argv[1], sys.argv[2], num_workers=1, progress=False)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
 print(json.dumps([report.items, report.hours, time.perf_counter() - started, peak, worker]))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the embedded default tokenizer again, and measure it.
+"""Make the embedded log-mel tokenizer again, the default before there was audiotok-base-16k, and measure it.
 
     python build_corpus.py CORPUS            # the project's corpus of freely licensed audio, 6.5 hours
     python scripts/fit_default.py CORPUS     # fits on train, measures on test, writes src/audiotok/assets/logmel-16khz

@@ -136,7 +136,8 @@ what that project's own code made of it. Codes must be equal; audio must agree w
 _WAYS = """## Equal to itself
 
 Share of codes that change, against each row alone, whole, in float32, on real clips. The networks are the small ones
-of the fixtures, with random weights. `batch`: rows of different lengths in one call. `padded`: the same with noise,
-not zeros, beyond each row's end. `chunked`: in pieces. `streamed`: pushed piece by piece. `saved`: after save and load.
+of the fixtures, with random weights, and the two that the package holds. `batch`: rows of different lengths in one
+call. `padded`: the same with noise, not zeros, beyond each row's end. `chunked`: in pieces. `streamed`: pushed piece by
+piece. `saved`: after save and load.
 `bfloat16`: weights in 16 bits, which is never the default and is shown to say why.
 """

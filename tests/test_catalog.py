@@ -12,8 +12,8 @@ import audiotok
 from audiotok import quantize
 from audiotok.catalog import ENTRIES
 from audiotok.catalog.codecs import CODECS
+from audiotok.catalog.embedded import EMBEDDED
 from audiotok.catalog.entry import EXPLAIN, LOAD_PUBLISHED
-from audiotok.catalog.logmel import LOGMEL
 from audiotok.catalog.ssl import SSL
 from audiotok.convert import READERS
 from audiotok.errors import UnsupportedError
@@ -25,7 +25,7 @@ LOADABLE = {name for name, entry in ENTRIES.items() if entry.status == "loadable
 
 
 def test_no_name_is_there_twice():
-    assert len(ENTRIES) == len(LOGMEL) + len(SSL) + len(CODECS)
+    assert len(ENTRIES) == len(EMBEDDED) + len(SSL) + len(CODECS)
     assert all(name == entry.name == entry.spec.name for name, entry in ENTRIES.items())
 
 

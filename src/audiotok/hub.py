@@ -18,7 +18,7 @@ from .spec import Spec
 from .tokenizer import FORMAT, Mode, Tokenizer
 
 #: What `load()` gives: ships in the package, needs no network.
-DEFAULT = "logmel-16khz"
+DEFAULT = "audiotok-base-16k"
 
 _ASSETS = Path(__file__).parent / "assets"
 _DTYPES = {
@@ -45,7 +45,7 @@ def load(
     """Loads a tokenizer.
 
     Args:
-        name: a catalog name ("logmel-16khz"); a Hub repository "user/repo" or "user/repo@revision"; or a local
+        name: a catalog name ("mimi"); a Hub repository "user/repo" or "user/repo@revision"; or a local
             folder: a Path, or a string that begins with ./ ../ / or ~.
         device: where to put it.
         dtype: of its weights; float16 and bfloat16 change some codes (`audiotok parity` says how many).

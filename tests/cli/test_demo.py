@@ -7,7 +7,10 @@ import pytest
 import soundfile
 import torch
 
+import audiotok
 from audiotok.cli import demo, picture
+from audiotok.evaluate.metric_base import Example
+from audiotok.evaluate.spectral_metrics import mel_distance
 
 
 @pytest.fixture
@@ -27,8 +30,10 @@ def test_writes_wavs_and_a_picture(run, model, two, tmp_path):
     assert result.code == 0
     assert sorted(path.name for path in out.iterdir()) == [
         "demo.png",
+        "x-2-decoded-1.wav",
         "x-2-decoded.wav",
         "x-2-original.wav",
+        "x-decoded-1.wav",
         "x-decoded.wav",
         "x-original.wav",
     ]
@@ -39,8 +44,9 @@ def test_writes_wavs_and_a_picture(run, model, two, tmp_path):
     assert image.shape[1] == 1600
     assert len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 500  # something is drawn
     lines = result.text.splitlines()
-    assert lines[0].split() == ["clip", "seconds", "tokens", "[B,", "K,", "F]", "kbit/s", "STOI", "encode", "decode"]
+    assert " ".join(lines[0].split()) == "clip seconds tokens [B, K, F] kbit/s mel distance STOI encode decode"
     assert "[1, 3, 94]" in lines[1]
+    assert [line.split()[:2] for line in lines[4:]] == [["codebooks", "kbit/s"], ["3", "0.75"], ["1", "0.25"]]
 
 
 def test_json(run, model, two, tmp_path):
@@ -48,10 +54,42 @@ def test_json(run, model, two, tmp_path):
     (clip,) = result.json["clips"]
     assert (clip["clip"], clip["tokens"], clip["kbps"]) == ("x", [1, 3, 94], 0.75)
     assert 0.3 < clip["stoi"] < 1
+    (fewer,) = clip["fewer"]
+    assert (fewer["codebooks"], fewer["kbps"]) == (1, 0.25)
+    assert fewer["mel_distance"] > clip["mel_distance"] > 0
+    tok, spec = audiotok.load(model), audiotok.load(model).spec
+    wav, _ = audiotok.audio.load(two[0])
+    codes = tok.encode(wav)
+    for suffix, wanted in (("", codes), ("-1", codes.truncate(1))):
+        heard, _ = audiotok.audio.load(tmp_path / "out" / f"x-decoded{suffix}.wav")
+        assert torch.allclose(heard, tok.decode(wanted)[0].clamp(-1, 1), atol=1 / 32768)
+    assert clip["mel_distance"] == mel_distance(Example(wav[0], tok.decode(codes)[0, 0], spec.sample_rate))
     assert clip["encode"] > 0
     assert clip["decode"] > 0
     assert result.json["picture"] is None
     assert not (tmp_path / "out" / "demo.png").exists()
+
+
+def test_fewer_codebooks_are_halves_of_the_bit_rate_where_they_decode():
+    def counts(*sizes, **facts):
+        return demo._counts(audiotok.Spec("x", 16000, 320, sizes, **facts))
+
+    assert counts(*(1024,) * 8, nested=True) == [4, 2, 1]
+    assert counts(*(1024,) * 32, nested=True) == [16, 8, 4]
+    assert counts(*(1024,) * 8) == []
+    assert counts(1024, nested=True) == []
+    assert counts(*(1024,) * 7, nested=True, row_levels=(0, 1, 1, 2, 2, 2, 2)) == [3, 1]
+
+
+def test_clips_too_short_to_be_judged_leave_means_to_the_others(run, model, tmp_path, clips):
+    audiotok.audio.save(tmp_path / "a.wav", torch.zeros(1, 500), 16000)
+    shutil.copy(next(path for path in clips if path.stem == "speech_it_2"), tmp_path / "b.flac")
+    result = run(
+        "demo", tmp_path / "a.wav", tmp_path / "b.flac", "--model", model, "-o", tmp_path / "out", "--no-picture"
+    )
+    (_, short, speech, _, _, whole, _) = (line.split() for line in result.text.splitlines())
+    assert short[-4:-2] == ["-", "-"]
+    assert whole[-2:] == speech[-4:-2]
 
 
 def test_the_bundled_clips_are_the_default_speech_first(run, model, tmp_path, monkeypatch):

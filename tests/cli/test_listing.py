@@ -6,13 +6,15 @@ import pytest
 
 from audiotok import registry
 from audiotok.catalog import ENTRIES
+from audiotok.hub import DEFAULT
 
 
 @pytest.fixture
 def entries(monkeypatch):
-    """Two entries beside the default, and two that cannot be loaded."""
+    """Two entries beside one that is the default, and two that cannot be loaded."""
     base = ENTRIES["logmel-16khz"]
     monkeypatch.setattr(registry, "ENTRIES", {"logmel-16khz": base})
+    monkeypatch.setattr("audiotok.cli.listing.DEFAULT", "logmel-16khz")
     fast = replace(base.spec, name="fast", codebook_sizes=(16, 32), decodable=False, streamable=True)
     one = replace(base, name="fast", spec=fast, commercial=None, licence_weights="CC-BY-NC-4.0", extra="x")
     music = replace(base, name="tune", taxonomy=replace(base.taxonomy, domains=("music",)))
@@ -118,8 +120,8 @@ def test_of_the_catalog_only_what_loads_is_listed(run):
 
 
 def test_json_has_all_facts(run):
-    (entry,) = run("list", "logmel-16khz", "--json").json["tokenizers"]
-    assert entry == {**ENTRIES["logmel-16khz"].to_dict(), "default": True} | {
+    (entry,) = run("list", DEFAULT, "--json").json["tokenizers"]
+    assert entry == {**ENTRIES[DEFAULT].to_dict(), "default": True} | {
         "spec": entry["spec"],
         "taxonomy": entry["taxonomy"],
     }
@@ -144,10 +146,10 @@ def test_a_broken_plug_in_is_one_line(run, tmp_path, monkeypatch):
 
 
 def test_info_of_a_name(run):
-    result = run("info", "logmel-16khz", "--json")
+    result = run("info", DEFAULT, "--json")
     assert result.json["kind"] == "catalog"
     assert result.json["spec"]["codebook_sizes"] == [1024] * 8
-    assert run("info").text == run("info", "logmel-16khz").text
+    assert run("info").text == run("info", DEFAULT).text
     assert "  codebook sizes           8 x 1024\n" in run("info").text
     assert "  bitrate bps              4000\n" in run("info").text
 

@@ -29,6 +29,10 @@ def default() -> Tokenizer:
     return audiotok.load()
 
 
+def logmel() -> Tokenizer:
+    return audiotok.load("logmel-16khz")
+
+
 def codec() -> Tokenizer:
     return audiotok.convert("encodec", FIXTURES / "encodec-native" / "24k-mono-causal")
 
@@ -39,7 +43,7 @@ def ssl() -> Tokenizer:
     return read_ssl_kmeans(folder / "ssl", kmeans=kmeans)
 
 
-@pytest.fixture(scope="module", params=[default, codec, ssl], ids=lambda make: make.__name__)
+@pytest.fixture(scope="module", params=[default, logmel, codec, ssl], ids=lambda make: make.__name__)
 def tok(request) -> Tokenizer:
     """Treat as read-only."""
     return request.param()

@@ -254,7 +254,7 @@ def test_errors_in_use_say_what_to_do(tok, clips, monkeypatch):
         ([], "nothing to join"),
         ([{"tokens": [[1]]}], "row 0 was not made by encode_examples: KeyError.'num_samples'"),
         ([{"tokens": [[1], [1, 2]], "num_samples": 1}], "row 0 was not made by encode_examples"),
-        ([{"tokens": [[1]], "num_samples": 1}], "1 rows of tokens, but logmel-16khz has 8 codebooks"),
+        ([{"tokens": [[1]], "num_samples": 1}], f"1 rows of tokens, but {audiotok.DEFAULT} has 8 codebooks"),
     ],
 )
 def test_rows_that_are_not_of_this_tokenizer_are_refused(tok, rows, message):

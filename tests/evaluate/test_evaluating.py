@@ -328,7 +328,7 @@ def test_a_system_that_fails_on_every_item_does_not_stop_the_others(corpus, tmp_
     broken, whole = report.lines
     assert (broken.items, broken.not_coded, broken.kbps, broken.cells["stoi"].mean) == (1, 1, None, None)
     assert (whole.not_coded, round(whole.cells["stoi"].mean, 6)) == (0, 1.0)
-    assert "| logmel-16khz, 1 of 8 codebooks | — | — (1 failed) | — (1 failed) |" in report.markdown()
+    assert f"| {audiotok.DEFAULT}, 1 of 8 codebooks | — | — (1 failed) | — (1 failed) |" in report.markdown()
     assert "- coding of default:1: 1 of 1 items, such as speech_fr_2.flac: out of memory" in report.markdown()
 
 

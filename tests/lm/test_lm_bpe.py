@@ -183,7 +183,7 @@ def test_merged_ids_that_end_within_a_frame_are_refused(trained):
 
 def test_codes_of_other_tokenizers_are_refused(trained):
     codes, bpe = trained
-    with pytest.raises(CodesMismatchError, match="this layout is for logmel-16khz"):
+    with pytest.raises(CodesMismatchError, match=f"this layout is for {codes.spec.name}"):
         lm.train_bpe([codes, row_of([1], 5)], 2300)
     with pytest.raises(CodesMismatchError, match="for the tokenizer"):
         bpe.encode(dataclasses.replace(codes, fingerprint="other"))

@@ -93,7 +93,7 @@ def test_any_subset_of_layers_decodes(trained):
 def test_the_folder_says_where_it_comes_from(trained):
     tokenizer, out, report = trained
     facts = json.loads((out / "config.json").read_text())["provenance"]
-    assert facts["tokenizer"] == {"name": "logmel-16khz", "fingerprint": tokenizer.fingerprint}
+    assert facts["tokenizer"] == {"name": tokenizer.spec.name, "fingerprint": tokenizer.fingerprint}
     assert (facts["steps"], facts["training"]["seed"]) == (120, 0)
     assert facts["train"]["mel_after"] == report.mel_after
 

@@ -15,6 +15,9 @@ from torch import Tensor
 from .. import audio
 from ..codes import Codes
 from ..errors import InputError, UnsupportedError
+from ..evaluate.metric_base import Example, MetricError
+from ..evaluate.spectral_metrics import mel_distance
+from ..spec import Spec
 from ..tokenizer import Tokenizer
 from .exits import Exit
 from .options import Commands, add_model_options, command, load_tokenizer
@@ -34,10 +37,13 @@ def add_to(commands: Commands) -> None:
         text=f"""
             Encodes the clips that ship with audiotok (or your own FILEs), decodes them, and writes into OUT: for each
             NAME-original.wav and NAME-decoded.wav at the tokenizer's rate, and demo.png, which shows waveform, tokens
-            and both spectrograms (of at most {MAX_CLIPS} clips and their first {MAX_SECONDS:g} s).
+            and both spectrograms (of at most {MAX_CLIPS} clips and their first {MAX_SECONDS:g} s). Where the first
+            codebooks decode alone, NAME-decoded-K.wav is what K of them give.
 
-            The table: STOI is the intelligibility of the decoded speech against the original, 0 to 1 (Taal et al. 2011;
-            only when pystoi is installed); encode and decode are seconds of audio per second of computing.
+            The table: the mel distance is how far the spectrum of what is decoded lies from the original's, averaged
+            over seven resolutions, in decades (0 is equal); STOI is the intelligibility of the decoded speech, 0 to 1
+            (Taal et al. 2011; only when pystoi is installed); encode and decode are seconds of audio per second of
+            computing. A second table has the means over all clips for fewer codebooks.
         """,
         examples="""
             audiotok demo
@@ -57,6 +63,7 @@ class _Clip:
     name: str
     wav: Tensor  # [C, T]
     decoded: Tensor  # [C, T]
+    fewer: dict[int, Tensor]  # the same of only so many codebooks
     codes: Codes
     encode_seconds: float
     decode_seconds: float
@@ -71,10 +78,18 @@ class _Clip:
             "clip": self.name,
             "seconds": self.seconds,
             "tokens": list(self.codes.tokens.shape),
-            "kbps": self.codes.spec.bitrate_bps / 1000,
-            "stoi": stoi(self.wav, self.decoded, self.codes.spec.sample_rate),
+            **self._quality(self.codes.spec, self.decoded),
             "encode": self.seconds / self.encode_seconds,
             "decode": self.seconds / self.decode_seconds,
+            "fewer": [self._quality(self.codes.spec.truncate(count), decoded) for count, decoded in self.fewer.items()],
+        }
+
+    def _quality(self, spec: Spec, decoded: Tensor) -> dict[str, Any]:
+        return {
+            "codebooks": spec.num_codebooks,
+            "kbps": spec.bitrate_bps / 1000,
+            "mel_distance": _mel_distance(self.wav, decoded, spec.sample_rate),
+            "stoi": stoi(self.wav, decoded, spec.sample_rate),
         }
 
 
@@ -99,7 +114,8 @@ def run(args: argparse.Namespace) -> int:
             failed.append(failure(str(path), error))
             continue
         audio.save(out / f"{name}-original.wav", clip.wav, tokenizer.spec.sample_rate)
-        audio.save(out / f"{name}-decoded.wav", clip.decoded, tokenizer.spec.sample_rate)
+        for suffix, decoded in {"": clip.decoded, **{f"-{count}": wav for count, wav in clip.fewer.items()}}.items():
+            audio.save(out / f"{name}-decoded{suffix}.wav", decoded, tokenizer.spec.sample_rate)
         clips.append(clip)
     if not clips:
         raise InputError(f"none of the {len(files)} files can be read")
@@ -116,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
         emit({"tokenizer": tokenizer.spec.name, "clips": facts, "failed": failed} | where)
     else:
         print(_table(facts))
+        if clips[0].fewer:
+            print("\n" + _fewer(facts))
     if not args.quiet:
         say(f"listen to {out}/*.wav" + (f", look at {picture}" if picture else ""))
     return Exit.SOME_FAILED if failed else Exit.OK
@@ -130,7 +148,23 @@ def _there_and_back(tokenizer: Tokenizer, path: Path, name: str, *, warm_up: boo
     codes = tokenizer.encode(wav[None]).to("cpu")
     encoded = time.perf_counter()
     decoded = tokenizer.decode(codes)[0].cpu()
-    return _Clip(name, wav, decoded, codes, encoded - started, time.perf_counter() - encoded)
+    seconds = encoded - started, time.perf_counter() - encoded
+    fewer = {count: tokenizer.decode(codes.truncate(count))[0].cpu() for count in _counts(codes.spec)}
+    return _Clip(name, wav, decoded, fewer, codes, *seconds)
+
+
+def _counts(spec: Spec) -> list[int]:
+    """Codebooks that make half, a quarter and an eighth of the bit rate, where the first ones decode alone."""
+    counts = {spec.codebooks_for(spec.bitrate_bps / 1000 / part) for part in (2, 4, 8)} if spec.nested else set()
+    return sorted(counts - {spec.num_codebooks}, reverse=True)
+
+
+def _mel_distance(wav: Tensor, decoded: Tensor, sample_rate: int) -> float | None:
+    """Of [C, T], mixed to mono; None when they are too short."""
+    try:
+        return mel_distance(Example(wav.mean(0), decoded.mean(0), sample_rate))
+    except MetricError:
+        return None
 
 
 def stoi(wav: Tensor, decoded: Tensor, sample_rate: int) -> float | None:
@@ -161,18 +195,43 @@ def _names(files: list[Path]) -> list[str]:
 
 
 def _table(facts: list[dict[str, Any]]) -> str:
-    judged = any(fact["stoi"] is not None for fact in facts)
-    header = ["clip", "seconds", "tokens [B, K, F]", "kbit/s", *["STOI"] * judged, "encode", "decode"]
+    names = _judged(facts)
+    header = ["clip", "seconds", "tokens [B, K, F]", "kbit/s", *names.values(), "encode", "decode"]
     rows = [
         [
             fact["clip"],
             f"{fact['seconds']:.2f}",
             str(fact["tokens"]),
             f"{fact['kbps']:.4g}",
-            *["-" if fact["stoi"] is None else f"{fact['stoi']:.3f}"] * judged,
+            *(_number(fact[name]) for name in names),
             f"{fact['encode']:.0f}x",
             f"{fact['decode']:.1f}x",
         ]
         for fact in facts
     ]
     return table(header, rows)
+
+
+def _fewer(facts: list[dict[str, Any]]) -> str:
+    """Means over the clips, by number of codebooks."""
+    names = _judged(facts)
+    rows = []
+    for line in zip(*([fact, *fact["fewer"]] for fact in facts), strict=True):
+        means = [_number(_mean([one[name] for one in line])) for name in names]
+        rows.append([str(line[0]["codebooks"]), f"{line[0]['kbps']:.4g}", *means])
+    return table(["codebooks", "kbit/s", *names.values()], rows)
+
+
+def _judged(facts: list[dict[str, Any]]) -> dict[str, str]:
+    """Measures that any clip has, and their names in the tables."""
+    names = {"mel_distance": "mel distance", "stoi": "STOI"}
+    return {name: label for name, label in names.items() if any(fact[name] is not None for fact in facts)}
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

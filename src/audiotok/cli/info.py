@@ -27,7 +27,7 @@ def add_to(commands: Commands) -> None:
             those of config.json for a saved folder or a Hub repository (of which only that file is downloaded).
         """,
         examples="""
-            audiotok info logmel-16khz
+            audiotok info audiotok-base-16k
             audiotok info mimi
             audiotok info ./my-tok
             audiotok info user/repo@main --json

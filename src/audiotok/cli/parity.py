@@ -41,7 +41,7 @@ def add_to(commands: Commands) -> None:
             what the tokenizer declares, bfloat16 and another device whatever they give.
         """,
         examples="""
-            audiotok parity logmel-16khz a.flac b.flac
+            audiotok parity audiotok-base-16k a.flac b.flac
             audiotok parity ./my-tok corpus/dev --seconds 10 --json
         """,
     )
