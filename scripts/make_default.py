@@ -3,8 +3,8 @@
 
     audiotok train codec scripts/audiotok_base_16k.yaml --data CORPUS/train.jsonl --valid CORPUS/valid.jsonl --out RUN
     python scripts/make_default.py RUN                       # writes src/audiotok/assets/audiotok-base-16k
-    audiotok eval default ... --data CORPUS/test.jsonl --longer-than 2 --out REPORT
-    python scripts/make_default.py RUN --report REPORT       # the same, with its figures in the model card
+    python benchmarks/quality.py CORPUS OUT
+    python scripts/make_default.py RUN --report OUT/speech OUT/music OUT/audio    # with its figures in the model card
 
 Weights are stored in 16 bits (float16). Codes of the stored tokenizer are those of its weights so rounded.
 """
@@ -12,7 +12,6 @@ Weights are stored in 16 bits (float16). Codes of the stored tokenizer are those
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,22 +28,21 @@ SOURCES = {
 METRICS = ("stoi", "estoi", "pesq_wb", "mel_distance")
 
 
-def figures(report: Path) -> dict[str, Any]:
+def figures(reports: list[Path]) -> dict[str, str]:
     """Means of the test split by number of codebooks and domain, out of `audiotok eval`'s results.json."""
-    lines = json.loads((report / "results.json").read_text("utf-8"))["lines"]
-    found: dict[str, Any] = {}
-    for line in lines:
-        if line["system"].split(":")[0] in ("default", NAME):
-            cells = {name: line["cells"][name]["mean"] for name in METRICS if name in line["cells"]}
-            values = {name: round(value, 3) for name, value in cells.items() if isinstance(value, float)}
-            found.setdefault(line["label"], {})[line["group"]] = values
-    return found
+    found: dict[str, list[str]] = {}
+    for report in reports:
+        for line in json.loads((report / "results.json").read_text("utf-8"))["lines"]:
+            if line["system"].split(":")[0] in ("default", NAME):
+                means = [f"{name} {line['cells'][name]['mean']:.3f}" for name in METRICS if name in line["cells"]]
+                found.setdefault(line["label"], []).append(f"{line['group']}: {', '.join(means)}")
+    return {label: "; ".join(groups) for label, groups in found.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--report", type=Path)
+    parser.add_argument("--report", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     tokenizer = audiotok.load(args.run, dtype=torch.float16)

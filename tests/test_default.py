@@ -24,14 +24,14 @@ OFFLINE = [name for name in audiotok.list_tokenizers() if audiotok.describe(name
 
 # By number of codebooks, on the ten clean clips of speech: mean ESTOI and PESQ-WB, at least
 SPEECH = {
-    "audiotok-base-16k": {8: (0.905, 2.7), 4: (0.865, 2.3), 2: (0.80, 1.8), 1: (0.715, 1.4)},
+    "audiotok-base-16k": {8: (0.935, 3.2), 4: (0.905, 2.8), 2: (0.86, 2.25), 1: (0.78, 1.7)},
     "logmel-16khz": {8: (0.845, 1.85), 4: (0.785, 1.55), 2: (0.705, 1.25), 1: (0.63, 1.15)},
 }
 # The lowest ESTOI of a clip with all codebooks; the mean mel distance of music and effects with all, at most
-LOWEST = {"audiotok-base-16k": 0.87, "logmel-16khz": 0.81}
-MUSIC = {"audiotok-base-16k": 0.30, "logmel-16khz": 0.26}
+LOWEST = {"audiotok-base-16k": 0.92, "logmel-16khz": 0.81}
+MUSIC = {"audiotok-base-16k": 0.26, "logmel-16khz": 0.26}
 MEGABYTES = {"audiotok-base-16k": 12, "logmel-16khz": 4}
-BFLOAT16 = {"audiotok-base-16k": 0.5, "logmel-16khz": 0.1}  # share of codes that change, at most
+BFLOAT16 = {"audiotok-base-16k": 0.4, "logmel-16khz": 0.1}  # share of codes that change, at most
 
 
 @functools.cache
@@ -120,8 +120,8 @@ def test_speech_is_intelligible_and_sounds_right(name, scores):
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_the_default_is_clearly_better_on_speech_than_log_mel(count, scores):
     ours, floor = (means(scores[name][count]) for name in NAMES)
-    assert ours[0] > floor[0] + 0.05
-    assert ours[1] > floor[1] + 0.25
+    assert ours[0] > floor[0] + 0.08
+    assert ours[1] > floor[1] + 0.5
 
 
 @pytest.mark.parametrize("name", NAMES)
