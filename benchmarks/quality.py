@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""How good the default is, beside Opus, Codec 2, log-mel k-means and two codecs that learned nothing: docs/quality.md.
+"""How good the default is, beside Opus, Codec 2, log-mel k-means and two codecs that learned nothing: docs/quality.md
+and its picture.
 
     apt install opus-tools codec2
     python benchmarks/quality.py CORPUS OUT                  # about twenty minutes on two cores; goes on when stopped
@@ -18,6 +19,7 @@ from transformers import EncodecConfig, EncodecModel, MimiConfig, MimiModel
 
 import audiotok
 from audiotok.evaluate import EvaluationReport, evaluate
+from audiotok.evaluate.plots import rate_figure
 
 PAGE = Path(__file__).parents[1] / "docs" / "quality.md"
 RANDOM = {"encodec": (EncodecModel, EncodecConfig, 4), "mimi": (MimiModel, MimiConfig, 8)}
@@ -50,9 +52,22 @@ def random_codec(family: str, folder: Path) -> str:
     return f"./{made.name}:{codebooks}"
 
 
+def picture(report: EvaluationReport) -> bytes:
+    """Rate against quality, as a PNG."""
+    drawn = rate_figure(
+        report.lines, {one.system: one.fingerprint for one in report.systems}, ["pesq_wb", "estoi", "mel_distance"]
+    )
+    assert drawn is not None  # there are lines with rates
+    return drawn
+
+
 def page(reports: dict[str, EvaluationReport], costs: str) -> str:
     """docs/quality.md."""
-    parts = ["# Quality", INTRODUCTION]
+    parts = [
+        "# Quality",
+        INTRODUCTION,
+        "![Rate against quality of speech: the numbers are in the first table](quality.png)",
+    ]
     for title, report in reports.items():
         text = report.markdown().split("\n", 1)[1].strip()  # without its own title
         parts += [f"## {title}", text.replace("\n## ", "\n### ")]
@@ -95,6 +110,7 @@ def main() -> None:
     reports["Clean speech, of voices known from training"] = evaluate(
         systems, CLEAN, out / "clean", num_processes=args.num_processes, cost=False, robustness=False
     )
+    page_path.with_suffix(".png").write_bytes(picture(reports["Speech"]))
     page_path.write_text(page(reports, (out / "speech" / "cost.md").read_text("utf-8")), "utf-8")
 
 
