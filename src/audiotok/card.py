@@ -32,6 +32,7 @@ def model_card(spec: Spec, family: str, provenance: dict[str, Any]) -> str:
         "",
         "```python",
         "import audiotok",
+        "",
         'tok = audiotok.load("user/repo")  # or the path of this folder',
         'codes = tok.encode_file("speech.flac")',
         *(["wav = tok.decode(codes)"] if spec.decodable else []),
