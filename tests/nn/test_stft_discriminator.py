@@ -137,6 +137,7 @@ def test_they_learn_to_tell_a_tone_from_noise():
 
 def test_a_configuration_goes_through_json():
     assert DiscriminatorConfig(**json.loads(json.dumps(asdict(LIGHT)))) == LIGHT
+    assert DiscriminatorConfig(windows=256).windows == (256,)
     encodec = DiscriminatorConfig(periods=(), windows=(256, 128), edges=(0, 1), dilations=(1, 2, 4), channels=4)
     assert [len(maps) for _, maps in CodecDiscriminators(encodec)(torch.randn(1, 1, 400))] == [6, 6]
 
@@ -155,6 +156,8 @@ def test_a_configuration_goes_through_json():
         ),
         (lambda: DiscriminatorConfig(periods=(), windows=()), "at least one of periods, scales and windows"),
         (lambda: DiscriminatorConfig(scales=9), r"scales must lie in 0..8 and periods be at least 1, not 9"),
+        (lambda: DiscriminatorConfig(windows="a"), "windows takes whole numbers, not 'a'"),
+        (lambda: DiscriminatorConfig(scales=None), "scales takes whole numbers, not None"),
         (lambda: CodecDiscriminators(DiscriminatorConfig(shrink=0)), "shrink must lie in 1..128, not 0"),
     ],
 )

@@ -147,6 +147,8 @@ def test_a_checkpoint_of_another_training_is_refused(small, tmp_path):
         train(small, tmp_path, replace(TINY, batch_size=3))
     with pytest.raises(InputError, match="another codebook_sizes"):
         train(audiotok.load(num_codebooks=3), tmp_path)
+    with pytest.raises(InputError, match="another audio"):
+        train_vocoder(small, SPEECH[1:], tmp_path, training=TINY, device="cpu", progress=False)
 
 
 def test_the_hinge_loss_trains_too(small, tmp_path):

@@ -48,7 +48,13 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         for name in ("periods", "windows", "edges", "dilations"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON and YAML have lists only
+            value = getattr(self, name)  # JSON and YAML have lists only
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list | tuple) else (value,))
+        for name in ("scales", "shrink", "channels", "periods", "windows", "dilations"):
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if not isinstance(number, int):
+                    raise InputError(f"{name} takes whole numbers, not {number!r}")
         if not (self.periods or self.scales or self.windows):
             raise InputError("at least one of periods, scales and windows must ask for a discriminator")
         if not 0 <= self.scales <= 8 or any(period < 1 for period in self.periods):

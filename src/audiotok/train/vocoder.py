@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .. import audio
 from ..errors import InputError
 from ..nn.discriminators import Discriminators
+from ..sources import open_source
 from ..ssl.vocoder import UnitVocoder
 from ..ssl.vocoder_config import VocoderConfig
 from ..ssl.vocoder_files import save_vocoder
@@ -105,6 +106,7 @@ class _Training:
             "training": asdict(training),
             "vocoder": config.to_dict(),
             "tokenizer": {"name": tokenizer.spec.name, "fingerprint": tokenizer.fingerprint},
+            "data": {"audio": open_source(files).identity()},
         }
         self.run = Run(
             out,
