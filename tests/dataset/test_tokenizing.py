@@ -169,7 +169,7 @@ def test_a_shard_finished_by_a_run_that_died_is_entered_not_written_again(small,
 def test_half_a_shard_of_a_killed_run_is_deleted(small, corpus, tmp_path):
     source, out = corpus(4), tmp_path / "out"
     run(small, source, out)
-    (out / "data" / ".tokens-00001.parquet.0123.tmp").write_bytes(b"half")
+    (out / "data" / ".tokens-00001.parquet.0123456789abcdef.tmp").write_bytes(b"half")
     run(small, source, out)
     assert [path.name for path in (out / "data").iterdir()] == ["tokens-00000.parquet"]
 

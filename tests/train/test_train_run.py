@@ -73,6 +73,12 @@ def test_what_a_killed_run_has_left_is_removed_and_a_copy_of_the_users_is_not(tm
     for name in (*kept[1:], "step-000000000", "step-000000002.tmp"):  # killed as it deleted one, and wrote another
         (tmp_path / "checkpoints" / name).mkdir()
         (tmp_path / "checkpoints" / name / "model.safetensors").touch()
+    (tmp_path / "samples").mkdir()
+    halves = [tmp_path / f".{name}.0123456789abcdef.tmp" for name in ("config.json", "x")]
+    halves.append(tmp_path / "samples" / ".x.flac.0123456789abcdef.tmp")
+    for half in halves:
+        half.touch()
     assert run_of(tmp_path)[0].step == 1
+    assert not any(half.exists() for half in halves)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == kept
     assert [path.name for path in checkpoints(tmp_path)] == kept[:1]

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..codes import Codes
 from ..errors import CheckpointError, InputError
+from ..files import remove_unfinished
 from ..sources import Failure, Item
 from ..spec import Spec
 from .batches import Budget, batched, side_by_side
@@ -166,8 +167,7 @@ class Ledger:
 
     def resume(self) -> None:
         """Takes up a plan: failed items are to do again, shards without an entry are entered, halves of one deleted."""
-        for left in self.folder.glob("data/.*.tmp"):  # of a run that was killed: nobody else writes here
-            left.unlink()
+        remove_unfinished(self.folder / "data")  # of a run that was killed: nobody else writes here
         self.columns = self.fact("columns")
         with self._writing():
             self._base.execute("UPDATE items SET state = ? WHERE state = ?", (_TODO, _FAILED))

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..files import remove_unfinished
 from ..sources import Item, Source, open_source
 from .arguments import check_numbers, check_probes, check_systems, metric_names
 from .choosing import choose, choose_examples
@@ -110,6 +111,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     with closing(Rows(folder)) as rows:
         _begin(rows, opened, sample_rate, seed, resume)
+        remove_unfinished(folder)
         facts = _told_apart([_facts_of(text, device) for text in systems])
         setting = Setting(opened, tuple(systems), sample_rate, device, seed)
         examples = choose_examples(items, by, num_examples, seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import FitWarning, MissingDependencyError
-from ..files import atomic_write
+from ..files import atomic_write, remove_unfinished
 from ..plotting import UsagePanel
 from ..tokenizer import Tokenizer
 from .plots import Line, draw_curves, draw_usage
@@ -33,10 +33,10 @@ class Fitted:
 
 def save_fits(folder: Path, fits: Sequence[Fitted]) -> None:
     """Writes the tokenizers, in folders kN where there are several, report.md with its plots, and errors.jsonl."""
+    remove_unfinished(folder)
     for one in fits:
         target = folder / f"k{one.report.k}" if len(fits) > 1 else folder
-        for left in target.glob(".*.tmp"):  # of a save that was killed
-            left.unlink()
+        remove_unfinished(target)
         one.tokenizer.save(target)
     write_page(folder, fits)
     if fits[0].failures:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..checkpoint import CheckpointWriteError, read_json, read_safetensors, write_json, write_safetensors
 from ..errors import AudiotokError, InputError, MissingDependencyError
-from ..files import atomic_write
+from ..files import atomic_write, remove_unfinished
 
 KEPT_CHECKPOINTS = 2
 LOG = "log.jsonl"
@@ -177,7 +177,9 @@ class Run:
             file.write("".join(json.dumps(line) + "\n" for line in self.lines).encode())
 
     def _remove_unfinished(self) -> None:
-        """Removes what is left of checkpoints that a run was killed over, as it wrote or deleted them."""
+        """Removes what is left of files and checkpoints that a run was killed over, as it wrote or deleted them."""
+        for folder in (self.out, *(path for path in self.out.iterdir() if path.is_dir())):
+            remove_unfinished(folder)
         whole = checkpoints(self.out)
         for path in (self.out / "checkpoints").glob("step-*"):
             if re.fullmatch(r"step-\d+(\.tmp)?", path.name) and path not in whole:
