@@ -214,6 +214,7 @@ def test_configurations_come_back_from_plain_values():
         ({"quantizer": {"num_codebook": 3}}, "did you mean num_codebooks"),
         ({"quantizer": {"kind": "vq"}}, "rvq, svq, gvq"),
         ({"quantizer": {"kind": "svq"}}, '"pq" has several'),
+        ({"quantizer": {"kind": "fsq", "codebook_dim": 8}}, "leave codebook_dim 0"),
         ({"quantizer": {"kind": "gvq", "groups": 3}}, "3 equal groups"),
         ({"quantizer": {"num_codebooks": "many"}}, "whole number"),
         ({"quantizer": {"dropout": 2}}, "probability"),

@@ -169,6 +169,7 @@ class QuantizerConfig(_Config):
         num_codebooks: rows of tokens. "svq" has 1; of "msrvq" they follow from its strides.
         codebook_size: V; of "fsq" it follows from its levels.
         codebook_dim: width of the space that is searched; 0 is that of the latents, without maps.
+            "fsq" and "pq" have no such space.
         dropout: probability that an item of a training batch keeps only its first codebooks ("rvq" and "gvq").
         groups: of "gvq".
         strides: of "msrvq": latents to a token at each level, from coarse to fine.
@@ -208,6 +209,8 @@ class QuantizerConfig(_Config):
             raise InputError(f"dropout is a probability from 0 to 1, not {self.dropout}")
         if self.kind == "svq" and self.num_codebooks != 1:
             raise InputError(f'"svq" has one codebook, not {self.num_codebooks}: "pq" has several side by side')
+        if self.kind in ("fsq", "pq") and self.codebook_dim:
+            raise InputError(f'"{self.kind}" searches no space of a width of its own: leave codebook_dim 0')
         if self.kind == "gvq" and self.num_codebooks % self.groups:
             raise InputError(f"{self.num_codebooks} codebooks do not make {self.groups} equal groups")
         if self.kind == "csrvq" and self.num_codebooks % self.scales:
