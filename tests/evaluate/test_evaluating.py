@@ -332,11 +332,13 @@ def test_a_system_that_fails_on_every_item_does_not_stop_the_others(corpus, tmp_
     assert "- coding of default:1: 1 of 1 items, such as speech_fr_2.flac: out of memory" in report.markdown()
 
 
-def test_a_folder_is_of_one_source_rate_and_seed(corpus, clips, tmp_path):
+def test_a_folder_is_of_one_source_rate_seed_and_kind_of_device(corpus, clips, tmp_path):
     given = {**QUICK, "where": {"language": "en"}}
     evaluate(["original"], corpus, tmp_path, **given)
     with pytest.raises(InputError, match="holds an evaluation with another sample_rate, seed: use the same, or a new"):
         evaluate(["original"], corpus, tmp_path, sample_rate=8000, seed=1, **given)
+    with pytest.raises(InputError, match="holds an evaluation with another device"):
+        evaluate(["original"], corpus, tmp_path, device="cuda:1", **given)
     with pytest.raises(InputError, match="holds an evaluation with another source"):
         evaluate(["original"], clips[:2], tmp_path, **QUICK)
     with pytest.raises(InputError, match="holds an evaluation already: resume it, or use a new folder"):

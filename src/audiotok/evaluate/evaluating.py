@@ -110,7 +110,7 @@ def evaluate(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     with closing(Rows(folder)) as rows:
-        _begin(rows, opened, sample_rate, seed, resume)
+        _begin(rows, opened, sample_rate, seed, device, resume)
         remove_unfinished(folder)
         facts = _told_apart([_facts_of(text, device) for text in systems])
         setting = Setting(opened, tuple(systems), sample_rate, device, seed)
@@ -145,15 +145,16 @@ def evaluate(
         return report
 
 
-def _begin(rows: Rows, source: Source, sample_rate: int, seed: int, resume: bool) -> None:
+def _begin(rows: Rows, source: Source, sample_rate: int, seed: int, device: str, resume: bool) -> None:
     """Writes down what rows depend on beside systems and items, or checks that it is the same."""
-    wanted = {"source": source.identity(), "sample_rate": sample_rate, "seed": seed}
+    kind = device.partition(":")[0]  # whose arithmetic the numbers are of
+    wanted = {"source": source.identity(), "sample_rate": sample_rate, "seed": seed, "device": kind}
     folder = rows.path.parent
     if rows.fact("run") is None:
         rows.set_fact("run", wanted)
     elif not resume:
         raise InputError(f"{folder} holds an evaluation already: resume it, or use a new folder")
-    elif (before := rows.fact("run")) != wanted:
+    elif (before := {"device": "cpu", **rows.fact("run")}) != wanted:  # which older ones do not name
         names = ", ".join(name for name, value in wanted.items() if before.get(name) != value)
         raise InputError(f"{folder} holds an evaluation with another {names}: use the same, or a new folder")
 
