@@ -1,10 +1,8 @@
 """Disentangling heads in a codec's training: they learn, the codec gets what it should, and runs stay exact."""
 
-import json
 import math
 import shutil
 import signal
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +15,21 @@ from audiotok.codec import CodecConfig
 from audiotok.errors import InputError
 from audiotok.sources import Item
 from audiotok.train import CodecTraining, HookConfig
-from audiotok.train.codec import _CodecRun
 from audiotok.train.crops import Augmentation, Crops
 from audiotok.train.hooks import HookHeads, check_hooks
 from audiotok.train.labels import Labels, classes_of
 from audiotok.train.meters import Meters
-from tests.train.test_codec_training import SHORT, SPEECH, TINY, log_of, python, train, weights_of
+from tests.train.test_codec_training import (
+    SHORT,
+    SPEECH,
+    TINY,
+    log_of,
+    python,
+    run_of,
+    train,
+    two_processes,
+    weights_of,
+)
 from tests.train.test_crops import pool_of, write
 
 AUDIO = Path(__file__).parents[1] / "data" / "audio"
@@ -63,21 +70,7 @@ def test_heads_learn_their_labels_on_real_audio(tmp_path):
 def gradients_of(tmp_path, reverse):
     """Of the first head's loss alone: in the encoder, and in the head."""
     hooks = (replace(HOOKS[0], reverse=reverse),)
-    run = _CodecRun(
-        TINY,
-        replace(HOOKED, hooks=hooks),
-        ROWS,
-        tmp_path / str(reverse),
-        valid=None,
-        init=None,
-        name="one",
-        resume=True,
-        device="cpu",
-        memory_bytes=1 << 30,
-        num_workers=0,
-        tensorboard=False,
-        progress=False,
-    )
+    run = run_of(tmp_path / str(reverse), replace(HOOKED, hooks=hooks), ROWS)
     (drawn,) = run.data.crops.batches(range(0, 1), 4)
     losses = {}
     weights = run.step._hooked(drawn.wav, drawn.items, run.step.networks.codec(drawn.wav), losses)
@@ -242,24 +235,15 @@ def test_a_killed_run_goes_on_to_the_same_heads_bit_for_bit(whole, tmp_path):
 
 
 def test_two_processes_in_half_precision_have_the_same_heads(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     code = """
         from tests.train import test_codec_hooks as hooks
-        import audiotok.train.codec as codec
-        runs, train = [], codec._CodecRun.train
-        codec._CodecRun.train = lambda self, most: (runs.append(self), train(self, most))[1]
-        here.train(out, here.replace(hooks.HOOKED, precision="bf16", samples=0), hooks.ROWS)
-        state = {name: value.double().sum().item() for name, value in runs[0].step.networks.hooks.state_dict().items()}
-        accelerator, classes = runs[0].run.accelerator, runs[0].data.num_classes
+        run = here.run_of(out, here.replace(hooks.HOOKED, precision="bf16", samples=0), hooks.ROWS)
+        run.train(None)
+        state = {name: value.double().sum().item() for name, value in run.step.networks.hooks.state_dict().items()}
+        accelerator, classes = run.run.accelerator, run.data.num_classes
         print(here.json.dumps([accelerator.num_processes, accelerator.mixed_precision, classes, state]))
     """
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-    running = [python(code, tmp_path, RANK=rank, LOCAL_RANK=rank, **shared) for rank in "01"]
-    said = [one.communicate() for one in running]
-    assert [one.returncode for one in running] == [0, 0], said
-    one, other = (json.loads(text.splitlines()[-1]) for text, _ in said)
+    one, other = two_processes(code, tmp_path)
     assert one == other
     assert one[:3] == [2, "bf16", {"speaker": 4}]
     assert len(one[3]) == 8

@@ -1,19 +1,17 @@
 """One step of a codec's training: which losses, how they are weighted, and what they move."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from audiotok.codec import CodecConfig
 from audiotok.train import CodecTraining, LossWeights
-from audiotok.train.codec import _CodecRun
 from audiotok.train.codec_networks import draw_networks, prepare_networks
 from audiotok.train.codec_step import CodecStep
 from audiotok.train.run import Run
+from tests.train.test_codec_training import SPEECH, run_of
 
-AUDIO = Path(__file__).parents[1] / "data" / "audio"
 TINY = CodecConfig.from_dict(
     {
         "latent": 8,
@@ -120,21 +118,7 @@ def test_a_loss_without_a_weight_is_left_out(step_of):
 
 
 def test_the_average_has_the_codebooks_that_begin_and_nothing_of_those_before(tmp_path):
-    run = _CodecRun(
-        TINY,
-        TRAINING,
-        sorted(AUDIO.glob("speech_*.flac"))[:2],
-        tmp_path,
-        valid=None,
-        init=None,
-        name="one",
-        resume=True,
-        device="cpu",
-        memory_bytes=1 << 30,
-        num_workers=0,
-        tensorboard=False,
-        progress=False,
-    )
+    run = run_of(tmp_path, TRAINING, SPEECH[:2], TINY)
     with torch.no_grad():  # as after some steps
         next(run.step.plain.encoder.parameters()).add_(0.1)
     run._start_codebooks()

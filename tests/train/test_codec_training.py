@@ -21,6 +21,7 @@ from audiotok.errors import AudiotokError, FitError, InputError
 from audiotok.nn.conv import Conv
 from audiotok.nn.spectra import MultiScaleMel
 from audiotok.train import CodecTraining, train_codec
+from audiotok.train.codec import _CodecRun
 
 AUDIO = Path(__file__).parents[1] / "data" / "audio"
 SPEECH = sorted(AUDIO.glob("speech_*.flac"))
@@ -58,6 +59,25 @@ def train(out, training=SHORT, source=SPEECH, config=TINY, **options):
     return train_codec(config, source, out, training=training, **options)
 
 
+def run_of(out, training=SHORT, source=SPEECH, config=TINY):
+    """A run that is ready to train."""
+    return _CodecRun(
+        config,
+        training,
+        source,
+        out,
+        valid=None,
+        init=None,
+        name="one",
+        resume=True,
+        device="cpu",
+        memory_bytes=1 << 30,
+        num_workers=0,
+        tensorboard=False,
+        progress=False,
+    )
+
+
 def python(code, out, **environment):
     """A process of its own; it knows this module as `here`, and its folder as `out`."""
     head = (
@@ -72,6 +92,18 @@ def python(code, out, **environment):
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def two_processes(code, out):
+    """What two processes of one training print last, as JSON."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    running = [python(code, out, RANK=rank, LOCAL_RANK=rank, **shared) for rank in "01"]
+    said = [one.communicate()[0] for one in running]
+    assert [one.returncode for one in running] == [0, 0], said
+    return [json.loads(text.splitlines()[-1]) for text in said]
 
 
 def log_of(folder):
@@ -175,24 +207,15 @@ def test_a_run_killed_between_its_last_checkpoint_and_the_result_writes_the_resu
 
 
 def test_two_processes_have_the_same_weights_and_codebooks(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     code = """
-        import audiotok.train.codec as codec
-        runs, train = [], codec._CodecRun.train
-        codec._CodecRun.train = lambda self, most: (runs.append(self), train(self, most))[1]
-        here.train(out)
-        state = {name: value.double().sum().item() for name, value in runs[0].step.plain.state_dict().items()}
-        drawn = runs[0].data.crops.draw(0, 2, process=runs[0].run.accelerator.process_index).double().sum().item()
-        told = runs[0].run.gathered([f"of {runs[0].run.accelerator.process_index}", "of both"])
-        print(here.json.dumps([runs[0].run.accelerator.num_processes, drawn, told, state]))
+        run = here.run_of(out)
+        run.train(None)
+        state = {name: value.double().sum().item() for name, value in run.step.plain.state_dict().items()}
+        drawn = run.data.crops.draw(0, 2, process=run.run.accelerator.process_index).double().sum().item()
+        told = run.run.gathered([f"of {run.run.accelerator.process_index}", "of both"])
+        print(here.json.dumps([run.run.accelerator.num_processes, drawn, told, state]))
     """
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-    running = [python(code, tmp_path, RANK=rank, LOCAL_RANK=rank, **shared) for rank in "01"]
-    said = [one.communicate()[0] for one in running]
-    assert [one.returncode for one in running] == [0, 0]
-    (count, drawn, told, one), (_, other_drawn, also_told, other) = (json.loads(text.splitlines()[-1]) for text in said)
+    (count, drawn, told, one), (_, other_drawn, also_told, other) = two_processes(code, tmp_path)
     assert count == 2
     assert told == also_told == ["of 0", "of both", "of 1"]
     assert drawn != other_drawn  # crops of its own

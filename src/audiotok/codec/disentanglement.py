@@ -63,23 +63,32 @@ class Hook(nn.Module):
         self.label, self.codebooks, self.reverse = label, codebooks, reverse
 
     def forward(self, vectors: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-        """A scalar.
+        """The loss of `judge`."""
+        return self.judge(vectors, target, mask)[0]
+
+    def judge(self, vectors: Tensor, target: Tensor, mask: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """A scalar, and others for the log beside it, by name.
 
         Args:
             vectors: [B, D, F] of its codebooks.
-            target: the label, as `loss` wants it.
+            target: the label.
             mask: [B, F], True on the frames that count; None means all.
         """
         if self.reverse:
             vectors = reverse_gradient(vectors, self.reverse)
-        return self.loss(vectors, target, mask)
+        scores = self.scores(vectors, mask)
+        return self.loss(scores, target, mask), self.figures(scores.detach(), target)
 
-    def loss(self, vectors: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-        """What `forward` gives, whichever way its gradient goes."""
+    def scores(self, vectors: Tensor, mask: Tensor | None) -> Tensor:
+        """What the head reads out of the vectors, for `loss` and `figures`; here the vectors themselves."""
+        return vectors
+
+    def loss(self, scores: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        """How far that is from the label: a scalar."""
         raise NotImplementedError
 
-    def figures(self, vectors: Tensor, target: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """Scalars for the log beside the loss, by name; none here."""
+    def figures(self, scores: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Scalars beside the loss; none here."""
         return {}
 
 
@@ -117,7 +126,7 @@ class ClassHook(Hook):
         self.conv = nn.Conv1d(dim, hidden, _KERNEL, padding=_KERNEL // 2)
         self.classify = nn.Linear(hidden, num_classes)
 
-    def scores(self, vectors: Tensor, mask: Tensor | None = None) -> Tensor:
+    def scores(self, vectors: Tensor, mask: Tensor | None) -> Tensor:
         """Logits [B, num_classes] of vectors [B, D, F]."""
         frames = functional.gelu(self.conv(_masked(vectors, mask)))
         if mask is None:
@@ -127,15 +136,14 @@ class ClassHook(Hook):
         scores: Tensor = self.classify(pooled).float()
         return scores
 
-    def loss(self, vectors: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-        losses = functional.cross_entropy(self.scores(vectors, mask), target, ignore_index=-1, reduction="sum")
+    def loss(self, scores: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        losses = functional.cross_entropy(scores, target, ignore_index=-1, reduction="sum")
         return losses / (target >= 0).sum().clamp(min=1)
 
-    @torch.no_grad()
-    def figures(self, vectors: Tensor, target: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+    def figures(self, scores: Tensor, target: Tensor) -> dict[str, Tensor]:
         """`accuracy`: the share of the rows whose class is known that get it right; 0 where none is known."""
         known = target >= 0
-        right = (self.scores(vectors, mask).argmax(1) == target) & known
+        right = (scores.argmax(1) == target) & known
         return {"accuracy": right.sum() / known.sum().clamp(min=1)}
 
 
@@ -169,13 +177,17 @@ class PitchHook(Hook):
         self.conv = nn.Conv1d(dim, hidden, _KERNEL, padding=_KERNEL // 2)
         self.read = nn.Conv1d(hidden, 2, 1)
 
-    def loss(self, vectors: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-        found = self.read(functional.gelu(self.conv(_masked(vectors, mask)))).float()  # [B, 2, F]
+    def scores(self, vectors: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, 2, F]: the logit of being voiced, and octaves above the mean."""
+        scores: Tensor = self.read(functional.gelu(self.conv(_masked(vectors, mask)))).float()
+        return scores
+
+    def loss(self, scores: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         voiced = target > 0 if mask is None else (target > 0) & mask
         octaves = torch.where(voiced, target, 1.0).log2()
         mean = octaves.sum(1, keepdim=True) / voiced.sum(1, keepdim=True).clamp(min=1)
-        voicing = functional.binary_cross_entropy_with_logits(found[:, 0], voiced.float(), reduction="none")
-        return masked_mean(voicing, mask) + masked_mean((found[:, 1] - (octaves - mean)).abs(), voiced)
+        voicing = functional.binary_cross_entropy_with_logits(scores[:, 0], voiced.float(), reduction="none")
+        return masked_mean(voicing, mask) + masked_mean((scores[:, 1] - (octaves - mean)).abs(), voiced)
 
 
 def _masked(x: Tensor, mask: Tensor | None) -> Tensor:

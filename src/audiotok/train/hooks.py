@@ -134,9 +134,7 @@ class HookHeads(nn.Module):
         """
         losses, figures = {}, {}
         for name, module, one, target, mask in zip(self.names, self.heads, vectors, targets, masks, strict=True):
-            head = cast(Hook, module)
-            losses[name] = head(one, target, mask)
-            figures[name] = head.figures(one, target, mask)
+            losses[name], figures[name] = cast(Hook, module).judge(one, target, mask)
         return losses, figures
 
 
