@@ -101,9 +101,9 @@ def two_processes(code, out):
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
     running = [python(code, out, RANK=rank, LOCAL_RANK=rank, **shared) for rank in "01"]
-    said = [one.communicate()[0] for one in running]
+    said = [one.communicate() for one in running]
     assert [one.returncode for one in running] == [0, 0], said
-    return [json.loads(text.splitlines()[-1]) for text in said]
+    return [json.loads(text.splitlines()[-1]) for text, _ in said]
 
 
 def log_of(folder):

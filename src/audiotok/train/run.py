@@ -1,5 +1,6 @@
 """What every training shares: Accelerate, checkpoints that are whole and rotated, and a log that goes with them."""
 
+import atexit
 import importlib
 import json
 import math
@@ -65,6 +66,7 @@ class Run:
         broadcast_buffers: bool = True,
     ) -> None:
         accelerate = _accelerate()
+        grouped = _is_grouped()
         kwargs = accelerate.DistributedDataParallelKwargs(broadcast_buffers=broadcast_buffers)
         try:
             self.accelerator = accelerate.Accelerator(
@@ -72,6 +74,8 @@ class Run:
             )
         except ValueError as error:  # it keeps one choice of device and precision per process
             raise InputError(f"accelerate refuses device {device!r} with precision {precision!r}: {error}") from error
+        if _is_grouped() and not grouped:
+            atexit.register(_leave_group)
         self.main: bool = self.accelerator.is_main_process
         self.out = out
         self.facts: dict[str, Any] = json.loads(json.dumps(facts))
@@ -213,6 +217,17 @@ class Run:
                         f"{checkpoint} is of a training with another {name} ({str(before[name])[:100]}, now "
                         f"{str(now[name])[:100]}): name another folder"
                     )
+
+
+def _is_grouped() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _leave_group() -> None:
+    """Ends the group that Accelerate began, before the interpreter ends: a process that is left with its connections
+    while the others go may be aborted on its way out, after all is done."""
+    if _is_grouped():
+        torch.distributed.destroy_process_group()
 
 
 def checkpoints(out: Path) -> list[Path]:
